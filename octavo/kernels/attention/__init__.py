@@ -1,0 +1,40 @@
+"""Paged attention over encoded pages, prefill and decode alike. It only ever reads the cache."""
+
+from torch import Tensor
+
+from octavo.base.table import Table
+from octavo.kernels.attention import reference
+from octavo.kernels.rows import Rows, ScoreCorrection
+from octavo.kv.pool import LayerPages
+
+__all__ = ["ATTENTION_IMPLS", "attend"]
+
+
+def _cpu(
+    q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
+    correction: ScoreCorrection | None,
+) -> Tensor:  # fmt: skip
+    from octavo.kernels.attention import cpu  # Numba loads only where it is used
+
+    return cpu.attend(q, rows, layer, softmax_scale, window, correction)
+
+
+ATTENTION_IMPLS = Table("attention impl", {"cpu": _cpu, "reference": reference.attend})
+
+
+def attend(
+    q: Tensor,
+    rows: Rows,
+    layer: LayerPages,
+    impl: str,
+    softmax_scale: float,
+    window: int | None = None,
+    correction: ScoreCorrection | None = None,
+) -> Tensor:
+    """Causal attention of T queries over what their rows' pages decode to.
+
+    q fp32 `[T, H, D]` as `store` returned it; H is a multiple of the layer's KV heads G and query head h reads KV head
+    h // (H / G). `window` lets a query at position p see keys in (p - window, p]. `correction` adds a term to the
+    scaled scores. Returns fp32 `[T, H, D]` in the model's own basis: a rotation of V is undone here.
+    """
+    return ATTENTION_IMPLS[impl](q, rows, layer, softmax_scale, window, correction)

@@ -1,0 +1,49 @@
+"""What the rows of one step look like to a kernel: variable-length runs of new tokens over paged sequences."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Rope", "Rows", "ScoreCorrection"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R rows with T new tokens in all. Row r's new tokens are `[query_start[r], query_start[r+1])` of the step; its
+    sequence has `context[r]` tokens once they are stored, so token i of n sits at position `context[r] - n + i`.
+    """
+
+    query_start: Tensor
+    """int32 `[R + 1]`"""
+    context: Tensor
+    """int32 `[R]`"""
+    block_tables: Tensor
+    """int32 `[R, M]`, page ids; entries past ceil(context / page_tokens) are never read"""
+    positions: Tensor
+    """int64 `[T]`"""
+    slots: Tensor
+    """int64 `[T]`, page * page_tokens + offset: where each new token is stored; -1 stores nowhere"""
+    max_query: int
+    max_context: int
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The half-split rotary embedding: dimension i pairs with i + rotary_dim / 2. Dimensions past 2W are left alone."""
+
+    cos: Tensor
+    """fp32 `[positions, W]`, already multiplied by the attention factor of the scaling, if any"""
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class ScoreCorrection:
+    """A term added to the scaled score of each query with key position n: `sum_w a_w cos(n theta_w) + b_w sin(n theta_w)`.
+
+    It carries what was left out of the stored keys (bias-free keys): exact, and independent of their encoding.
+    """
+
+    a: Tensor
+    """fp32 `[T, H, W]`"""
+    b: Tensor
+    rope: Rope

@@ -1,0 +1,29 @@
+"""Store: RoPE -> rotation -> encode -> write into pages. The only way into the cache."""
+
+from torch import Tensor
+
+from octavo.base.table import Table
+from octavo.kernels.rows import Rope, Rows
+from octavo.kernels.store import reference
+from octavo.kv.pool import LayerPages
+
+__all__ = ["STORE_IMPLS", "store"]
+
+
+def _cpu(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPages) -> Tensor:
+    from octavo.kernels.store import cpu  # Numba loads only where it is used
+
+    return cpu.store(q, k, v, rope, rows, layer)
+
+
+STORE_IMPLS = Table("store impl", {"cpu": _cpu, "reference": reference.store})
+
+
+def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages, impl: str) -> Tensor:
+    """Store T new tokens and return the queries as attention wants them.
+
+    q `[T, H, D]`, k and v `[T, G, D]`: after any q/k norm, before RoPE, any float dtype. Everything from RoPE to the
+    codes is computed in fp32, never from a rounded copy. Returns fp32 `[T, H, D]`: q after RoPE and, where the
+    layer's keys are rotated, after the same rotation. `rope=None` leaves positions out (NoPE layers).
+    """
+    return STORE_IMPLS[impl](q, k, v, rope, rows, layer)

@@ -1,0 +1,61 @@
+"""The tensors of the cache: one byte tensor `[num_pages, page_bytes]` per layer, allocated once, nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.kv.layout import PageLayout, PlaneSlot
+from octavo.kv.plan import KVPlan, LayerPlan
+
+__all__ = ["LayerPages", "PagePool"]
+
+_DTYPES = {
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class LayerPages:
+    """One layer's pages, how their bytes are laid out, and how its K and V are transformed and encoded."""
+
+    pages: Tensor
+    """uint8 `[num_pages, page_bytes]`, contiguous"""
+    layout: PageLayout
+    plan: LayerPlan
+
+    def plane(self, slot: PlaneSlot) -> Tensor:
+        """A typed view without a copy, `[num_pages, kv_heads, page_tokens, items]`."""
+        dtype = _DTYPES[slot.plane.dtype]
+        item = dtype.itemsize
+        layout = self.layout
+        shape = (self.pages.shape[0], layout.kv_heads, layout.page_tokens, slot.row_bytes // item)
+        strides = (layout.page_bytes // item, layout.head_bytes // item, slot.row_bytes // item, 1)
+        return self.pages.view(dtype).as_strided(shape, strides, slot.offset // item)
+
+
+class PagePool:
+    """Every layer's pages. Page ids are shared by all layers, so layers may differ in scheme.
+
+    `fill` is the byte that fresh pages hold; tests use 0xFF, which is NaN in every float plane, to catch reads of
+    what nobody wrote.
+    """
+
+    def __init__(self, plan: KVPlan, layouts: Sequence[PageLayout], num_pages: int, device: str, fill: int = 0):
+        self.plan = plan
+        self.layouts = tuple(layouts)
+        self.num_pages = num_pages
+        self.layers = tuple(
+            LayerPages(torch.full((num_pages, layout.page_bytes), fill, dtype=torch.uint8, device=device), layout, layer)
+            for layout, layer in zip(self.layouts, plan.layers, strict=True)
+        )
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes really allocated, asked of the tensors themselves."""
+        return sum(layer.pages.untyped_storage().nbytes() for layer in self.layers)
