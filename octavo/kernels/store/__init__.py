@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
+from octavo.base.errors import OctavoError
 from octavo.base.table import Table
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import reference
 from octavo.kv.pool import LayerPages
 
-__all__ = ["STORE_IMPLS", "store"]
+__all__ = ["STORE_IMPLS", "check_finite", "store"]
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPages) -> Tensor:
@@ -27,3 +28,15 @@ def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer:
     layer's keys are rotated, after the same rotation. `rope=None` leaves positions out (NoPE layers).
     """
     return STORE_IMPLS[impl](q, k, v, rope, rows, layer)
+
+
+def check_finite(k: Tensor, v: Tensor, layer: int) -> None:
+    """Raise OctavoError where a key or value to be stored, `[T, G, D]`, is NaN or infinite, naming layer and head."""
+    for side, vectors in (("key", k), ("value", v)):
+        bad = ~vectors.isfinite().all(-1)  # [T, G]
+        if bad.any():
+            token, head = bad.nonzero()[0].tolist()
+            raise OctavoError(
+                f"layer {layer}, kv head {head}: the {side} of token {token} of this step is not finite",
+                hint="the weights or the compute dtype overflow; try --dtype float32",
+            )

@@ -1,0 +1,191 @@
+"""From options to a running engine: open the checkpoint, size the pool, choose kernels, load the weights."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.base import device as hardware
+from octavo.base.errors import CapacityError, CheckpointError, UsageError
+from octavo.base.units import format_bytes
+from octavo.checkpoint import open_checkpoint
+from octavo.checkpoint.source import Source
+from octavo.checkpoint.tokenizer import Tokenizer
+from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.options import EngineOptions, parse_memory
+from octavo.engine.runner import Runner
+from octavo.kernels.choice import KernelChoice, choose
+from octavo.kv.layout import PageLayout
+from octavo.kv.plan import KVPlan, uniform_plan
+from octavo.kv.pool import PagePool
+from octavo.models.dense import DenseDecoder
+
+__all__ = ["CacheFacts", "LoadedEngine", "build_engine"]
+
+log = logging.getLogger("octavo")
+
+_DEFAULT_CPU_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """What the cache of a running engine is: the numbers that go into every report."""
+
+    dtype: str
+    plan: str
+    page_tokens: int
+    pages: int
+    bytes_per_token: float
+    bytes_per_token_bf16: float
+    allocated_bytes: int
+    capacity_tokens: int
+    max_model_len: int
+    kernels: str
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    engine: Engine
+    tokenizer: Tokenizer
+    source: Source
+    facts: CacheFacts
+    dtype: str
+    device: str
+
+
+def build_engine(options: EngineOptions) -> LoadedEngine:
+    """Everything that a flag or a file can get wrong is raised here, before a request is taken."""
+    source = open_checkpoint(options.model)
+    source.check()
+    spec = source.spec
+    device = _device(options.device)
+    dtype = _dtype(options.dtype, device)
+    plan = uniform_plan(options.kv_cache_dtype, spec.layers, spec.head_dim, options.kv_rotate)
+    layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
+    kernels = choose(options.kernels, device, plan)
+    if kernels.reason:
+        log.warning("attention runs on the slow reference kernels: %s", kernels.reason)
+
+    model_len = _model_len(options, spec.max_position)
+    model = DenseDecoder(spec, _loader(source, dtype, device), model_len, device)
+    num_pages = _num_pages(options, layouts, model_len, device)
+    model_len = _fit(options, model_len, num_pages)
+    pool = PagePool(plan, layouts, num_pages, device)
+
+    tokenizer = source.tokenizer() if options.tokenizer is None else open_checkpoint(options.tokenizer).tokenizer()
+    limits = EngineLimits(
+        spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
+    )
+    engine = Engine(
+        Runner(model, pool, kernels.impl, check_finite=options.debug), limits, tokenizer, tokenizer.eos_token_ids,
+        options.enable_prefix_caching, options.seed, options.debug,
+    )  # fmt: skip
+    facts = _facts(pool, plan, limits, kernels, spec.layers)
+    return LoadedEngine(engine, tokenizer, source, facts, str(dtype).removeprefix("torch."), device)
+
+
+def _device(requested: str) -> str:
+    if requested == "auto":
+        return hardware.default_device()
+    if requested.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device: `{requested}` (have auto, cpu, cuda)")
+    if requested.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("device `cuda` was asked for and torch sees none", hint="use --device cpu")
+    return requested
+
+
+def _dtype(requested: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes in it natively, else float32."""
+    if requested == "auto":
+        return torch.bfloat16 if device != "cpu" or hardware.cpu_has_bf16() else torch.float32
+    return getattr(torch, requested)
+
+
+def _loader(source: Source, dtype: torch.dtype, device: str):
+    def load(name: str) -> Tensor:
+        tensor = source.load(name)
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{source.path}: tensor `{name}` holds {tensor.dtype}, not floats")
+        return tensor.to(device=device, dtype=dtype).contiguous()
+
+    return load
+
+
+def _model_len(options: EngineOptions, longest: int) -> int:
+    if options.max_model_len is None:
+        return longest
+    if options.max_model_len > longest:
+        raise CapacityError(
+            f"max_model_len {options.max_model_len} is more than the model was made for ({longest})",
+            hint=f"use --max-model-len {longest} or less",
+        )
+    return options.max_model_len
+
+
+def _num_pages(options: EngineOptions, layouts: tuple[PageLayout, ...], model_len: int, device: str) -> int:
+    """Pages that the memory request pays for; never more than all sequences at full length could use."""
+    page_bytes = sum(layout.page_bytes for layout in layouts)
+    most = -(-model_len // options.block_size) * options.max_num_seqs
+    free = _free_bytes(device)
+    if options.kv_cache_memory is None:
+        budget = min(_DEFAULT_CPU_BYTES, int(free * 0.4)) if device == "cpu" else int(free * 0.9)
+        return _at_least_one(min(budget // page_bytes, most), page_bytes, budget)
+    request = parse_memory(options.kv_cache_memory)
+    if request.tokens is not None:
+        pages, budget = -(-request.tokens // options.block_size), -(-request.tokens // options.block_size) * page_bytes
+    else:
+        budget = int(free * request.share) if request.share is not None else request.byte_count or 0
+        pages = budget // page_bytes
+    if pages * page_bytes > free:
+        raise CapacityError(
+            f"the cache would take {format_bytes(pages * page_bytes)} and {format_bytes(free)} are free on {device}",
+            hint="lower --kv-cache-memory",
+        )
+    return _at_least_one(pages, page_bytes, budget)
+
+
+def _at_least_one(pages: int, page_bytes: int, budget: int) -> int:
+    if pages < 1:
+        raise CapacityError(
+            f"one page of all layers takes {format_bytes(page_bytes)} and the cache has {format_bytes(budget)}",
+            hint="raise --kv-cache-memory or choose a smaller --kv-cache-dtype",
+        )
+    return pages
+
+
+def _free_bytes(device: str) -> int:
+    return hardware.available_memory_bytes() if device == "cpu" else hardware.device_memory(device)[0]
+
+
+def _fit(options: EngineOptions, model_len: int, num_pages: int) -> int:
+    """A pool smaller than one full sequence: refused if the length was asked for, else the length is cut, aloud."""
+    capacity = num_pages * options.block_size
+    if capacity >= model_len:
+        return model_len
+    if options.max_model_len is not None and options.kv_cache_memory is None:
+        raise CapacityError(
+            f"one sequence of {model_len} tokens needs {-(-model_len // options.block_size)} pages and the pool has "
+            f"{num_pages}", hint="give more --kv-cache-memory, a smaller --kv-cache-dtype or a shorter --max-model-len",
+        )  # fmt: skip
+    log.warning("sequences are limited to %d tokens: that is all the cache holds", capacity)
+    return capacity
+
+
+def _facts(pool: PagePool, plan: KVPlan, limits: EngineLimits, kernels: KernelChoice, layers: int) -> CacheFacts:
+    geometry = pool.layouts[0]
+    bf16 = uniform_plan("bf16", layers, geometry.head_dim).layouts(
+        geometry.kv_heads, geometry.head_dim, limits.page_tokens
+    )
+    return CacheFacts(
+        dtype=plan.name,
+        plan=plan.describe(),
+        page_tokens=limits.page_tokens,
+        pages=limits.num_pages,
+        bytes_per_token=sum(layout.page_bytes for layout in pool.layouts) / limits.page_tokens,
+        bytes_per_token_bf16=sum(layout.page_bytes for layout in bf16) / limits.page_tokens,
+        allocated_bytes=pool.allocated_bytes,
+        capacity_tokens=limits.capacity_tokens,
+        max_model_len=limits.max_model_len,
+        kernels=kernels.impl,
+    )

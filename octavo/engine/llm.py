@@ -1,0 +1,179 @@
+"""The offline API: load once, generate, chat, score."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.base.errors import BadValue, OctavoError, RequestError
+from octavo.engine.build import build_engine
+from octavo.engine.options import EngineOptions
+from octavo.engine.request import FinishReason, Request, TokenEvent, TokenLogprobs
+from octavo.engine.sampling import SamplingParams
+
+__all__ = ["LLM", "Completion", "RequestOutput"]
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation. `token_ids` includes the end-of-sequence token that ended it; `text` does not show it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """What one prompt got. `error` is set, and `outputs` empty, when the prompt itself was at fault."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[Completion]
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    cached_tokens: int = 0
+    error: OctavoError | None = None
+
+    @property
+    def text(self) -> str:
+        return self.outputs[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.outputs[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.outputs[0].finish_reason
+
+
+class LLM:
+    """A model and its cache in this process. Keyword arguments are the fields of `EngineOptions`."""
+
+    def __init__(self, model: str, **options: Any):
+        unknown = set(options) - set(EngineOptions.__dataclass_fields__)
+        if unknown:
+            raise BadValue(
+                f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}",
+                hint=f"have {', '.join(EngineOptions.__dataclass_fields__)}",
+            )
+        self.options = EngineOptions(model=model, **options)
+        loaded = build_engine(self.options)
+        self.engine, self.tokenizer, self.source = loaded.engine, loaded.tokenizer, loaded.source
+        self.cache, self.dtype, self.device = loaded.facts, loaded.dtype, loaded.device
+        self._ids = itertools.count()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        on_event: Callable[[TokenEvent], None] | None = None,
+        keep_going: bool = False,
+    ) -> list[RequestOutput]:
+        """Continue each prompt (text, or token ids). One `SamplingParams` for all, or one each.
+
+        A prompt that cannot be served raises RequestError before anything runs; with `keep_going` it gets an output
+        with `error` set instead and the others are answered.
+        """
+        many = _as_list(prompts)
+        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(many)
+        if len(each) != len(many):
+            raise BadValue(f"{len(many)} prompts and {len(each)} sampling params: give one for all or one each")
+        jobs: list[Request | OctavoError] = []
+        encoded: list[list[int]] = []
+        try:
+            for prompt, one in zip(many, each, strict=True):
+                try:
+                    encoded.append(self._encode(prompt))
+                    jobs.append(self.engine.add(self._next_id(), encoded[-1], one))
+                except OctavoError as error:
+                    if not keep_going:
+                        raise
+                    encoded += [[]] * (len(jobs) + 1 - len(encoded))
+                    jobs.append(error)
+            for event in self._drive():
+                if on_event is not None:
+                    on_event(event)
+        except BaseException:
+            self.engine.drain()
+            raise
+        return [_output(p, ids, job) for p, ids, job in zip(many, encoded, jobs, strict=True)]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | None = None,
+        **kwargs: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several: lists of `{"role": ..., "content": ...}` through the chat template."""
+        if not messages:
+            raise RequestError("no messages were given")
+        conversations = [messages] if isinstance(messages[0], Mapping) else messages
+        prompts = [self.tokenizer.chat(list(conversation)) for conversation in conversations]  # type: ignore[arg-type]
+        return self.generate(prompts, params, **kwargs)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+        """Continue one prompt, event by event. Closing the iterator aborts the request."""
+        request_id = self._next_id()
+        self.engine.add(request_id, self._encode(prompt), params or SamplingParams())
+        try:
+            for event in self._drive():
+                if event.request_id == request_id:
+                    yield event
+        finally:
+            self.engine.abort(request_id)
+
+    def score(self, prompts: Sequence[int] | Sequence[Sequence[int]]) -> Any:
+        """Log-probabilities of what follows each position, through the cache: fp32 `[T, V]` for token ids `[T]`.
+
+        Row t is the distribution of token t + 1 given tokens 0..t. A list of sequences gives a list of tensors.
+        """
+        single = len(prompts) > 0 and not isinstance(prompts[0], Sequence | Tensor)
+        many: list[Any] = [prompts] if single else list(prompts)
+        params = SamplingParams(max_tokens=1)
+        try:
+            jobs = [self.engine.add(self._next_id(), list(ids), params, scores=True) for ids in many]
+            for _ in self._drive():
+                pass
+        except BaseException:
+            self.engine.drain()
+            raise
+        scored = [torch.cat(job.scored) for job in jobs]
+        return scored[0] if single else scored
+
+    def _drive(self) -> Iterator[TokenEvent]:
+        while self.engine.busy:
+            yield from self.engine.step()
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if not prompt:
+                raise RequestError("the prompt is empty", hint="give at least one character")
+            return self.tokenizer.encode(prompt)
+        return [int(token) for token in prompt]
+
+    def _next_id(self) -> str:
+        return f"offline-{next(self._ids)}"
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _output(prompt: Prompt, ids: list[int], job: Request | OctavoError) -> RequestOutput:
+    text = prompt if isinstance(prompt, str) else None
+    if isinstance(job, OctavoError):
+        return RequestOutput(text, ids, [], error=job)
+    assert job.finish_reason is not None, f"{job.id} was driven to its end but has no finish reason"
+    completion = Completion(job.text.text if job.text else "", job.output, job.finish_reason, job.logprobs)
+    return RequestOutput(text, ids, [completion], job.prompt_logprobs, job.cached)

@@ -1,0 +1,93 @@
+"""Everything that shapes an engine, frozen and checked where it is born."""
+
+import re
+from dataclasses import dataclass
+
+from octavo.base.errors import BadValue
+from octavo.base.table import Table
+from octavo.base.units import parse_bytes
+from octavo.kv.layout import PAGE_TOKENS
+from octavo.kv.plan import DEFAULT_DTYPE, Rotate, parse_dtype
+
+__all__ = ["DTYPES", "EngineOptions", "MemoryRequest", "parse_memory"]
+
+DTYPES: Table[str] = Table(
+    "compute dtype",
+    {"auto": "auto", "bfloat16": "bfloat16", "float16": "float16", "float32": "float32"},
+    aliases={"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"},
+)
+
+
+@dataclass(frozen=True)
+class MemoryRequest:
+    """How much memory the cache may take: exactly one of a share of what is free, bytes, or tokens."""
+
+    share: float | None = None
+    byte_count: int | None = None
+    tokens: int | None = None
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"{self.share:.0%} of free memory"
+        return f"{self.tokens} tokens" if self.tokens is not None else f"{self.byte_count} bytes"
+
+
+def parse_memory(text: str | int | float) -> MemoryRequest:
+    """`0.9` (share), `24GiB` (bytes) or `200000tok` (tokens). Raises BadValue."""
+    tokens = re.fullmatch(r"\s*([0-9]+)\s*tok(?:ens)?\s*", str(text))
+    if tokens:
+        if int(tokens[1]) == 0:
+            raise BadValue("kv cache memory: 0 tokens", hint="give at least one page, 64tok")
+        return MemoryRequest(tokens=int(tokens[1]))
+    if re.fullmatch(r"\s*[01]?\.[0-9]+\s*|\s*1\.0*\s*", str(text)):
+        share = float(text)
+        if not 0 < share <= 1:
+            raise BadValue(f"kv cache memory: share {share} is not between 0 and 1")
+        return MemoryRequest(share=share)
+    byte_count = parse_bytes(text)
+    if byte_count < 4096:
+        raise BadValue(f"kv cache memory: {byte_count} bytes hold no page", hint="write 0.5, 512MiB or 20000tok")
+    return MemoryRequest(byte_count=byte_count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Names are those of the command line. `None` and `auto` are resolved from the model and the machine at start."""
+
+    model: str
+    tokenizer: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    kernels: str = "auto"
+    kv_cache_dtype: str = DEFAULT_DTYPE
+    kv_rotate: Rotate = "auto"
+    kv_cache_memory: str | int | float | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 1024
+    block_size: int = PAGE_TOKENS
+    enable_prefix_caching: bool = True
+    seed: int = 0
+    debug: bool = False
+    """check every stored vector for NaN and infinity, and every step for leaked pages"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", DTYPES.resolve(self.dtype))
+        if self.kv_cache_dtype == "auto":  # the checkpoint decides; none of those that are read names a scheme
+            object.__setattr__(self, "kv_cache_dtype", DEFAULT_DTYPE)
+        parse_dtype(self.kv_cache_dtype)
+        if self.kv_rotate not in ("auto", "on", "off"):
+            raise BadValue(f"kv_rotate: `{self.kv_rotate}` (have auto, on, off)")
+        for name, low, high in (("max_num_seqs", 1, 65536), ("max_num_batched_tokens", 1, 1 << 20), ("block_size", 8, 1024)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise BadValue(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        if self.block_size % 8:
+            raise BadValue(f"block_size must be a multiple of 8, not {self.block_size}")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise BadValue(f"max_model_len must be at least 1, not {self.max_model_len}")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            # every running sequence must be able to take its token in each step
+            object.__setattr__(self, "max_num_seqs", self.max_num_batched_tokens)
+        if self.kv_cache_memory is not None:
+            parse_memory(self.kv_cache_memory)

@@ -1,0 +1,30 @@
+"""The runner acts and does not decide: a batch in, logits out, the cache written on the way."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from octavo.engine.batch import Batch
+from octavo.kv.pool import PagePool
+from octavo.models.dense import StepContext
+
+__all__ = ["Model", "Runner"]
+
+
+class Model(Protocol):
+    def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor: ...
+
+
+class Runner:
+    """A model, its pages, and the kernels that were chosen."""
+
+    def __init__(self, model: Model, pool: PagePool, impl: str, check_finite: bool = False):
+        self.model, self.pool, self.impl = model, pool, impl
+        self.check_finite = check_finite
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Tensor:
+        """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`."""
+        step = StepContext(batch.rows, self.pool, self.impl, self.check_finite)
+        return self.model(batch.tokens, step, batch.wanted)

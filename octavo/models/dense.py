@@ -1,0 +1,121 @@
+"""One dense decoder for every family that differs by a switch: Llama, Mistral, Qwen2, Qwen3.
+
+T tokens · H query heads · G kv heads · D head width
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from octavo.kernels.attention import attend
+from octavo.kernels.rows import Rope, Rows
+from octavo.kernels.store import check_finite, store
+from octavo.kv.pool import PagePool
+from octavo.models.linear import Linear
+from octavo.models.rope import rope_tables
+from octavo.models.spec import ModelSpec
+
+__all__ = ["DenseDecoder", "StepContext"]
+
+Load = Callable[[str], Tensor]
+"""canonical weight name -> tensor, already on the device and in the compute dtype"""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What one step hands to every layer: its rows, the cache, and which kernels run."""
+
+    rows: Rows
+    pool: PagePool
+    impl: str
+    check_finite: bool = False
+    """debug mode: a non-finite K or V is an error that names its layer and head"""
+
+
+class Attention:
+    """Grouped-query attention through the cache: project, store, attend, project."""
+
+    def __init__(self, spec: ModelSpec, layer: int, load: Load):
+        name = f"model.layers.{layer}.self_attn."
+        self.spec, self.layer = spec, layer
+        self.qkv = Linear(
+            torch.cat([load(f"{name}{side}_proj.weight") for side in "qkv"]),
+            torch.cat([load(f"{name}{side}_proj.bias") for side in "qkv"]) if spec.qkv_bias else None,
+        )
+        self.out = Linear(load(f"{name}o_proj.weight"), load(f"{name}o_proj.bias") if spec.out_bias else None)
+        self.norms = [load(f"{name}{side}_norm.weight") for side in "qk"] if spec.qk_norm else None
+        self.sizes = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
+
+    def __call__(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
+        q, k, v = (side.unflatten(1, (-1, self.spec.head_dim)) for side in self.qkv(hidden).split(self.sizes, dim=1))
+        if self.norms is not None:
+            q, k = (_rms_norm(x, weight, self.spec.norm_eps) for x, weight in zip((q, k), self.norms, strict=True))
+        pages = step.pool.layers[self.layer]
+        if step.check_finite:
+            check_finite(k, v, self.layer)
+        q = store(q, k, v, rope, step.rows, pages, step.impl)
+        mixed = attend(q, step.rows, pages, step.impl, self.spec.head_dim**-0.5, self.spec.window(self.layer))
+        return self.out(mixed.flatten(1).to(hidden.dtype))
+
+
+class Mlp:
+    """SwiGLU: `down(silu(gate(x)) * up(x))`, gate and up in one matrix."""
+
+    def __init__(self, spec: ModelSpec, layer: int, load: Load):
+        name = f"model.layers.{layer}.mlp."
+
+        def biases(*sides: str) -> Tensor | None:
+            return torch.cat([load(f"{name}{side}_proj.bias") for side in sides]) if spec.mlp_bias else None
+
+        self.gate_up = Linear(
+            torch.cat([load(f"{name}{side}_proj.weight") for side in ("gate", "up")]), biases("gate", "up")
+        )
+        self.down = Linear(load(f"{name}down_proj.weight"), biases("down"))
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        gate, up = self.gate_up(hidden).chunk(2, dim=1)
+        return self.down(functional.silu(gate) * up)
+
+
+class DenseDecoder:
+    """The whole model. `max_positions` sizes the rotary tables; `load` gives weights by canonical name."""
+
+    def __init__(self, spec: ModelSpec, load: Load, max_positions: int, device: str):
+        self.spec = spec
+        self.rope = rope_tables(spec.rope, max_positions, device)
+        self.embedding = load("model.embed_tokens.weight")
+        self.blocks = [
+            (
+                load(f"model.layers.{layer}.input_layernorm.weight"),
+                Attention(spec, layer, load),
+                load(f"model.layers.{layer}.post_attention_layernorm.weight"),
+                Mlp(spec, layer, load),
+            )
+            for layer in range(spec.layers)
+        ]
+        self.norm = load("model.norm.weight")
+        self.head = Linear(self.embedding if spec.tied_embeddings else load("lm_head.weight"))
+
+    def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
+        """Tokens int64 `[T]` as laid out by `step.rows` -> logits fp32 `[len(wanted), vocab]` at the wanted indices.
+
+        Every layer stores its new K and V before it attends, so the step's effect on the cache is complete even
+        where no logits are wanted.
+        """
+        hidden = functional.embedding(tokens, self.embedding)
+        for attention_norm, attention, mlp_norm, mlp in self.blocks:
+            hidden = hidden + attention(_rms_norm(hidden, attention_norm, self.spec.norm_eps), step, self.rope)
+            hidden = hidden + mlp(_rms_norm(hidden, mlp_norm, self.spec.norm_eps))
+        return self.head(_rms_norm(hidden[wanted], self.norm, self.spec.norm_eps)).float()
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`x / rms(x) * weight` over the last dimension; the mean of squares in fp32 (Zhang and Sennrich, 2019)."""
+    if x.dtype == torch.float32:
+        return functional.rms_norm(x, weight.shape, weight, eps)
+    wide = x.float()
+    scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return scaled.to(x.dtype) * weight
