@@ -1,0 +1,102 @@
+"""The verb `plan`: what a model's KV cache costs, before anything is loaded."""
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from octavo.base.errors import BadValue, CheckpointError
+from octavo.cli.output import JsonTarget, check_json_target, emit
+from octavo.kv.plan import Rotate
+from octavo.models.spec import ModelSpec
+
+__all__ = ["PlanOptions", "plan"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PlanOptions:
+    model: str
+    """A Hugging Face folder or config.json, a GGUF file, `smollm2`, a hub id, or a known shape such as `llama-7b`."""
+    _: KW_ONLY
+    max_model_len: int | None = None
+    """Longest sequence, prompt and answer together; the model's own limit if not given."""
+    tokens: int | None = None
+    """Tokens of one sequence; 2048 if not given, or the longest if that is less."""
+    memory: str = "24GiB"
+    """Memory for weights and cache together: 24GiB, 512MB, ..."""
+    batch_sizes: str = "8,16,32,48"
+    """Batch sizes to give totals for."""
+    kv_cache_dtype: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    """A cache scheme, or K,V pair; may be repeated. All of them if not given."""
+    kv_rotate: Rotate = "auto"
+    """Whether K and V are rotated before they are stored; the bytes are the same."""
+    dtype: str = "bfloat16"
+    """What the weights are loaded as: bfloat16, float16 or float32."""
+    block_size: Annotated[int, Parameter(alias="--page-size")] = 64
+    """Tokens of one page."""
+    json: JsonTarget = None
+
+
+def plan(options: PlanOptions) -> None:
+    """What a model's KV cache costs, by arithmetic from its config alone."""
+    from octavo.base.units import parse_bytes
+    from octavo.memory.report import PlanQuestion, memory_report
+    from octavo.memory.tables import render
+
+    check_json_target(options.json)
+    question = PlanQuestion(
+        tokens=options.tokens,
+        max_model_len=options.max_model_len,
+        memory_bytes=parse_bytes(options.memory),
+        batch_sizes=_whole_numbers(options.batch_sizes),
+        dtypes=options.kv_cache_dtype,
+        rotate=options.kv_rotate,
+        weights_dtype=options.dtype,
+        page_tokens=options.block_size,
+    )
+    name, spec, stored_bytes = _shape_of(options.model)
+    report = memory_report(name, spec, question, stored_bytes)
+    emit(report.as_dict(), render(report), options.json)
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isascii() and word.isdigit() for word in words):
+        raise BadValue(f"not a list of whole numbers: `{text}`", hint="write batch sizes as 8,16,32")
+    return tuple(int(word) for word in words)
+
+
+def _shape_of(model: str) -> tuple[str, ModelSpec, int | None]:
+    """Name, spec and bytes on disk (None if there are no weights) of what the user named."""
+    from octavo.memory.shapes import SHAPES
+
+    path = Path(model)
+    if model in SHAPES and not path.exists():
+        return model, SHAPES[model], None
+    if path.is_dir() and not any(path.glob("*.safetensors")) and not any(path.glob("*.gguf")):
+        path = path / "config.json"
+    if path.suffix == ".json":
+        return path.resolve().parent.name, _spec_of_config(path), None
+    from octavo.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    return checkpoint.name, checkpoint.spec, checkpoint.weight_bytes
+
+
+def _spec_of_config(path: Path) -> ModelSpec:
+    """The spec that a config.json describes. Raises CheckpointError or UnknownChoice."""
+    import json
+
+    from octavo.models.families import FAMILIES
+
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read `{path}`: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"`{path}` is not JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CheckpointError(f"`{path}` names no model_type", hint="is it the config.json of a Hugging Face model?")
+    return FAMILIES[config["model_type"]](config)

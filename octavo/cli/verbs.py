@@ -1,0 +1,24 @@
+"""The table of verbs. Adding one touches its own module and one line here."""
+
+from dataclasses import dataclass
+
+from octavo.base.table import Table
+
+__all__ = ["VERBS", "Verb"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`target` is `module:function`, imported when the verb is called; the function takes one options dataclass."""
+
+    name: str
+    target: str
+    summary: str
+
+
+_ALL = (
+    Verb("plan", "octavo.cli.plan:plan", "What a model's KV cache costs, by arithmetic from its config alone."),
+    Verb("env", "octavo.cli.env:env", "What this machine has: versions, cores, memory, devices, kernels."),
+)
+
+VERBS: Table[Verb] = Table("verb", {verb.name: verb for verb in _ALL})
