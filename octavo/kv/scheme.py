@@ -47,7 +47,7 @@ class Scheme:
     """How one vector is stored. `encode` takes fp32 `[..., D]` and returns one tensor `[..., items]` per plane;
     `decode` is its inverse, back to fp32 `[..., D]`. They define the truth on every device.
 
-    `row_codec` names the module with the Numba codec (`"package.module"`), `tile_codec` the one for Triton; a
+    `row_codec` names the Numba codec (`"package.module:Class"`, see row_codec.py), `tile_codec` the one for Triton; a
     scheme without one is served by the reference kernels, and that is said at start.
     """
 

@@ -31,6 +31,6 @@ INT8 = Scheme(
     Tolerance(of_range=0.56 / 255, of_peak=2**-17, floor=1e-5, holds_to=FP16_MAX),
     rotates=True,
     aliases=("8", "int8_per_token_head", "q8_0"),
-    row_codec="octavo.kernels.cpu_codecs",
+    row_codec="octavo.kv.schemes.int8_rows:Int8Rows",
     summary="per token and head, rotated; the default",
 )  # fmt: skip

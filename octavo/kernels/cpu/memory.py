@@ -1,0 +1,45 @@
+"""Numba arrays over memory given by its address, and scratch room aligned to a cache line."""
+
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+__all__ = ["aligned", "floats", "ints32", "ints64", "octets"]
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@njit(inline="always")
+def floats(address, count):
+    """fp32 `[count]` at an address."""
+    return carray(_pointer(address), (count,), np.float32)
+
+
+@njit(inline="always")
+def octets(address, count):
+    """uint8 `[count]` at an address."""
+    return carray(_pointer(address), (count,), np.uint8)
+
+
+@njit(inline="always")
+def ints32(address, count):
+    return carray(_pointer(address), (count,), np.int32)
+
+
+@njit(inline="always")
+def ints64(address, count):
+    return carray(_pointer(address), (count,), np.int64)
+
+
+@njit(inline="always")
+def aligned(address):
+    """The next address on a cache line."""
+    return (address + 63) & ~63

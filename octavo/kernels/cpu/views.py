@@ -1,0 +1,121 @@
+"""The addresses of a layer, of a step and of a rotary table, worked out once and kept while their owner lives.
+
+The kernels run twice a layer a step; as plain ints their arguments cost nothing to pass.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from octavo.kernels.cpu.rotation import matrix_of
+from octavo.kernels.rows import Rope, Rows
+from octavo.kv.pool import LayerPages
+from octavo.kv.row_codec import rows_of
+
+__all__ = ["Angles", "Layer", "LayerView", "Step", "angles_of", "layer_view", "step_view"]
+
+Owner = TypeVar("Owner")
+View = TypeVar("View")
+
+
+class Layer(NamedTuple):
+    """Where a layer's pages are, how long their parts are in bytes, and what `turn` takes for its K, V and output."""
+
+    pages: int
+    page_bytes: int
+    head_bytes: int
+    page_tokens: int
+    kv_heads: int
+    dim: int
+    turn_key: int
+    turn_value: int
+    turn_back: int
+
+
+class Step(NamedTuple):
+    """The addresses of what `Rows` holds."""
+
+    starts: int
+    contexts: int
+    tables: int
+    table_width: int
+    rows: int
+    positions: int
+    slots: int
+
+
+class Angles(NamedTuple):
+    """cos and sin as `[W, stride]`, one row an angle, one column a position, padded to whole tiles."""
+
+    cos: int
+    sin: int
+    stride_bytes: int
+    width: int
+
+
+@dataclass(frozen=True)
+class LayerView:
+    layer: Layer
+    key: tuple[int, ...]
+    value: tuple[int, ...]
+    kernels: dict[str, Callable[..., None]]
+    """filled by the operations: the compiled kernel of this layer's pair of schemes"""
+
+
+class _Views(Generic[Owner, View]):
+    """A view per owner, found by identity, dropped when the owner goes."""
+
+    def __init__(self, make: Callable[[Owner], View]):
+        self._make = make
+        self._made: dict[int, tuple[weakref.ref[Any], View]] = {}
+
+    def __call__(self, owner: Owner) -> View:
+        found = self._made.get(id(owner))
+        if found is not None and found[0]() is owner:
+            return found[1]
+        view, key, made = self._make(owner), id(owner), self._made
+        made[key] = (weakref.ref(owner, lambda _: made.pop(key, None)), view)
+        return view
+
+
+def _make_layer(layer: LayerPages) -> LayerView:
+    layout, plan, dim = layer.layout, layer.plan, layer.layout.head_dim
+    assert layer.pages.is_contiguous(), f"pages with strides {layer.pages.stride()}"
+    turns = matrix_of(plan.key.rotated, dim), matrix_of(plan.value.rotated, dim)
+    geometry = Layer(
+        layer.pages.data_ptr(), layout.page_bytes, layout.head_bytes, layout.page_tokens, layout.kv_heads, dim, *turns,
+        matrix_of(plan.value.rotated, dim, inverse=True),
+    )  # fmt: skip
+    key, value = rows_of(plan.key.scheme, layout.key_slots), rows_of(plan.value.scheme, layout.value_slots)
+    return LayerView(geometry, key, value, {})
+
+
+def _address(tensor: Tensor, dtype: torch.dtype) -> int:
+    assert tensor.dtype == dtype and tensor.is_contiguous(), f"{tensor.dtype} {tensor.stride()}, want {dtype} dense"
+    return tensor.data_ptr()
+
+
+def _make_step(rows: Rows) -> Step:
+    tables = rows.block_tables
+    assert tables.dtype == torch.int32 and tables.stride(-1) == 1, f"tables {tables.dtype} {tables.stride()}"
+    return Step(
+        _address(rows.query_start, torch.int32), _address(rows.context, torch.int32), tables.data_ptr(),
+        tables.stride(0), len(rows.context), _address(rows.positions, torch.int64), _address(rows.slots, torch.int64),
+    )  # fmt: skip
+
+
+def _make_angles(rope: Rope) -> tuple[Angles, tuple[Tensor, ...]]:
+    positions, width = rope.cos.shape
+    padded = torch.zeros(2, width, -(-positions // 64) * 64 + 64)
+    padded[0, :, :positions], padded[1, :, :positions] = rope.cos.T, rope.sin.T
+    return Angles(padded[0].data_ptr(), padded[1].data_ptr(), 4 * padded.shape[-1], width), (padded,)
+
+
+layer_view: _Views[LayerPages, LayerView] = _Views(_make_layer)
+step_view: _Views[Rows, Step] = _Views(_make_step)
+angles_of: _Views[Rope, tuple[Angles, tuple[Tensor, ...]]] = _Views(_make_angles)
+"""the angles and the tensors that keep their addresses valid"""

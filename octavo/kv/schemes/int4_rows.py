@@ -1,0 +1,51 @@
+"""The row codec of `int4`: dimension j in the low nibble of byte j, j + dim / 2 in its high one."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from octavo.kv.row_codec import from_half, register
+from octavo.kv.schemes.integer_rows import measure, put_half
+
+__all__ = ["Int4Rows"]
+
+
+class Int4Rows(NamedTuple):
+    codes: int
+    scale: int
+    mid: int
+
+
+@njit(inline="always")
+def _nibble(number, mid, inverse):
+    code = np.rint((number - mid) * inverse)
+    return np.int32(min(max(code, np.float32(-8.0)), np.float32(7.0))) & np.int32(15)
+
+
+def encode(rows, block, token, vector, dim):
+    scale_bits, mid_bits, mid, inverse = measure(vector, dim, 16)
+    half = dim // 2
+    codes = block[rows.codes + token * half : rows.codes + (token + 1) * half]
+    for i in range(half):
+        low, high = _nibble(vector[i], mid, inverse), _nibble(vector[i + half], mid, inverse)
+        codes[i] = np.uint8(low | (high << np.int32(4)))
+    put_half(block, rows.scale + 2 * token, scale_bits)
+    put_half(block, rows.mid + 2 * token, mid_bits)
+
+
+def decode(rows, block, first, count, dim, tile):
+    half = dim // 2
+    codes = block[rows.codes + first * half : rows.codes + (first + count) * half].view(np.int8)
+    scales = block[rows.scale + 2 * first : rows.scale + 2 * (first + count)].view(np.uint16)
+    mids = block[rows.mid + 2 * first : rows.mid + 2 * (first + count)].view(np.uint16)
+    for t in range(count):
+        scale, mid = from_half(scales[t]), from_half(mids[t])
+        row, low, high = codes[t * half : (t + 1) * half], tile[t, :half], tile[t, half:dim]
+        for i in range(half):
+            byte = np.int32(row[i])
+            low[i] = np.float32((byte << np.int32(28)) >> np.int32(28)) * scale + mid
+            high[i] = np.float32(byte >> np.int32(4)) * scale + mid
+
+
+register(Int4Rows, encode, decode)
