@@ -124,7 +124,7 @@ def _scaled_rope(rope: RopeSpec, given: Config, config: Config, max_position: in
 
 
 def _window(config: Config) -> int | None:
-    """Tokens a query sees, itself included. A config that does not mention it means 4096; an explicit null, no window."""
+    """Tokens a query sees, itself included. An absent field means 4096, an explicit null no window."""
     return _count(config, "sliding_window", None if "sliding_window" in config else 4096)
 
 

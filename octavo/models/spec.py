@@ -24,6 +24,8 @@ class RopeSpec:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    freq_factors: tuple[float, ...] = ()
+    """[rotary_dim / 2] the inverse frequencies of `kind` are divided by these (GGUF's rope_freqs); empty: by nothing"""
 
 
 @dataclass(frozen=True)
