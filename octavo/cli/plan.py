@@ -89,7 +89,7 @@ def _spec_of_config(path: Path) -> ModelSpec:
     """The spec that a config.json describes. Raises CheckpointError or UnknownChoice."""
     import json
 
-    from octavo.models.families import FAMILIES
+    from octavo.models.families import spec_of_config
 
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -97,6 +97,4 @@ def _spec_of_config(path: Path) -> ModelSpec:
         raise CheckpointError(f"cannot read `{path}`: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"`{path}` is not JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise CheckpointError(f"`{path}` names no model_type", hint="is it the config.json of a Hugging Face model?")
-    return FAMILIES[config["model_type"]](config)
+    return spec_of_config(config)
