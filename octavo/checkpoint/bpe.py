@@ -10,22 +10,25 @@ from octavo.base.table import Table
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["PRE_TOKENIZERS", "BPEBackend", "SplitRule", "build_bpe"]
+__all__ = ["PRE_TOKENIZERS", "BPEBackend", "SplitRule", "build_bpe", "split_rule"]
 
 log = logging.getLogger(__name__)
 
 
 class BPEBackend:
-    """A `tokenizers.Tokenizer`, without padding or truncation."""
+    """A `tokenizers.Tokenizer`, without padding or truncation. `before` and `after` are ids to put around a text,
+    beyond those that its own post-processor adds."""
 
-    def __init__(self, inner: "tokenizers.Tokenizer"):
+    def __init__(self, inner: "tokenizers.Tokenizer", before: Sequence[int] = (), after: Sequence[int] = ()):
         inner.no_padding()
         inner.no_truncation()
         self.inner = inner
+        self._before, self._after = list(before), list(after)
         self._size = inner.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = self.inner.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._before + ids + self._after if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self.inner.decode(list(ids), skip_special_tokens=skip_special_tokens)

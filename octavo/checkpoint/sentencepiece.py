@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-__all__ = ["PieceKind", "SentencePieceBackend", "SentencePieceOptions", "build_model"]
+__all__ = ["PieceKind", "Pieces", "SentencePieceBackend", "SentencePieceOptions", "build_model", "read_pieces"]
 
 _SPACE = "▁"  # how pieces spell a space
 
@@ -42,9 +42,10 @@ class SentencePieceBackend:
     """`model` is a serialized sentencepiece model; `options` say what surrounds it."""
 
     def __init__(self, model: bytes, options: SentencePieceOptions):
-        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+        from sentencepiece import SentencePieceProcessor
 
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        proto = _new_proto()
+        proto.ParseFromString(model)
         self.options = options
         self._adds_space = proto.normalizer_spec.add_dummy_prefix
         self._processor: Any = SentencePieceProcessor(model_proto=model)
@@ -104,6 +105,34 @@ class SentencePieceBackend:
         return i if i != self._processor.unk_id() or token == self._processor.id_to_piece(i) else None
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """What a model lists: `pieces[id]` is (spelling, kind); the texts of its special tokens, "" where it has none."""
+
+    pieces: tuple[tuple[str, int], ...]
+    unknown: str
+    bos: str
+    eos: str
+
+
+def read_pieces(model: bytes) -> Pieces | None:
+    """What is in a serialized model; None if it is not one."""
+    from google.protobuf.message import DecodeError
+
+    proto = _new_proto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError:
+        return None
+    pieces = tuple((str(piece.piece), int(piece.type)) for piece in proto.pieces)
+
+    def text(i: int) -> str:
+        return pieces[i][0] if 0 <= i < len(pieces) else ""
+
+    trainer = proto.trainer_spec
+    return Pieces(pieces, text(trainer.unk_id), text(trainer.bos_id), text(trainer.eos_id)) if pieces else None
+
+
 def build_model(
     pieces: Sequence[str],
     scores: Sequence[float],
@@ -112,9 +141,7 @@ def build_model(
     remove_extra_whitespaces: bool = False,
 ) -> bytes:
     """A serialized sentencepiece BPE model without normalization, with byte fallback if there are byte pieces."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = _new_proto()
     for piece, score, kind in zip(pieces, scores, kinds, strict=True):
         proto.pieces.add(piece=piece, score=score, type=kind)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
@@ -129,3 +156,9 @@ def build_model(
     normalizer.remove_extra_whitespaces = remove_extra_whitespaces
     normalizer.escape_whitespaces = True
     return proto.SerializeToString()
+
+
+def _new_proto() -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    return getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 (made at import, unknown to type checkers)
