@@ -9,7 +9,7 @@ from torch import Tensor
 from octavo.base import device as hardware
 from octavo.base.errors import CapacityError, CheckpointError, UsageError
 from octavo.base.units import format_bytes
-from octavo.checkpoint import open_checkpoint
+from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
@@ -21,7 +21,7 @@ from octavo.kv.plan import KVPlan, uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
 
-__all__ = ["CacheFacts", "LoadedEngine", "build_engine"]
+__all__ = ["CacheFacts", "LoadedEngine", "LoadedWeights", "build_engine"]
 
 log = logging.getLogger("octavo")
 
@@ -45,44 +45,70 @@ class CacheFacts:
 
 
 @dataclass(frozen=True)
+class LoadedWeights:
+    """What an engine has apart from its cache; engines with different caches can share it."""
+
+    source: Source
+    model: DenseDecoder
+    tokenizer: Tokenizer | None
+    dtype: torch.dtype
+    device: str
+    model_len: int
+
+
+@dataclass(frozen=True)
 class LoadedEngine:
     engine: Engine
-    tokenizer: Tokenizer
-    source: Source
+    weights: LoadedWeights
     facts: CacheFacts
-    dtype: str
-    device: str
 
 
-def build_engine(options: EngineOptions) -> LoadedEngine:
-    """Everything that a flag or a file can get wrong is raised here, before a request is taken."""
-    source = open_checkpoint(options.model)
-    source.check()
+def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -> LoadedEngine:
+    """Everything that a flag or a file can get wrong is raised here, before a request is taken. `weights` of another
+    engine are used as they are: the two then differ in their caches alone."""
+    if weights is None:
+        source = open_checkpoint(options.model)
+        source.check()
+        device = _device(options.device)
+        dtype = _dtype(options.dtype, device)
+    else:
+        source, device, dtype = weights.source, weights.device, weights.dtype
     spec = source.spec
-    device = _device(options.device)
-    dtype = _dtype(options.dtype, device)
     plan = uniform_plan(options.kv_cache_dtype, spec.layers, spec.head_dim, options.kv_rotate)
     layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
     kernels = choose(options.kernels, device, plan)
     if kernels.reason:
         log.warning("attention runs on the slow reference kernels: %s", kernels.reason)
 
-    model_len = _model_len(options, spec.max_position)
-    model = DenseDecoder(spec, _loader(source, dtype, device), model_len, device)
+    model_len = _model_len(options, spec.max_position) if weights is None else weights.model_len
+    if weights is None:
+        model = DenseDecoder(spec, _loader(source, dtype, device), model_len, device)
+        weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)
     num_pages = _num_pages(options, layouts, model_len, device)
     model_len = _fit(options, model_len, num_pages)
     pool = PagePool(plan, layouts, num_pages, device)
 
-    tokenizer = source.tokenizer() if options.tokenizer is None else open_checkpoint(options.tokenizer).tokenizer()
     limits = EngineLimits(
         spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
     )
+    tokenizer = weights.tokenizer
     engine = Engine(
-        Runner(model, pool, kernels.impl, check_finite=options.debug), limits, tokenizer, tokenizer.eos_token_ids,
+        Runner(weights.model, pool, kernels.impl, check_finite=options.debug), limits, tokenizer,
+        tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip
-    facts = _facts(pool, plan, limits, kernels, spec.layers)
-    return LoadedEngine(engine, tokenizer, source, facts, str(dtype).removeprefix("torch."), device)
+    return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, spec.layers))
+
+
+def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:
+    """A model without a tokenizer still serves token ids; one that was named must be there."""
+    if options.tokenizer is not None:
+        return open_tokenizer(options.tokenizer)
+    try:
+        return source.tokenizer()
+    except CheckpointError as error:
+        log.warning("%s; only token ids can be served", error.message)
+        return None
 
 
 def _device(requested: str) -> str:

@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from octavo.base.errors import BadValue, OctavoError, RequestError
-from octavo.engine.build import build_engine
+from octavo.checkpoint.tokenizer import Tokenizer
+from octavo.engine.build import LoadedEngine, build_engine
 from octavo.engine.options import EngineOptions
 from octavo.engine.request import FinishReason, Request, TokenEvent, TokenLogprobs
 from octavo.engine.sampling import SamplingParams
@@ -64,11 +65,29 @@ class LLM:
                 f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}",
                 hint=f"have {', '.join(EngineOptions.__dataclass_fields__)}",
             )
-        self.options = EngineOptions(model=model, **options)
-        loaded = build_engine(self.options)
-        self.engine, self.tokenizer, self.source = loaded.engine, loaded.tokenizer, loaded.source
-        self.cache, self.dtype, self.device = loaded.facts, loaded.dtype, loaded.device
+        resolved = EngineOptions(model=model, **options)
+        self._take(resolved, build_engine(resolved))
+
+    def with_cache(self, **options: Any) -> "LLM":
+        """Another LLM with the same weights in memory and another cache: to compare the two, or to change its size."""
+        other = object.__new__(LLM)
+        changed = replace(self.options, **options)
+        other._take(changed, build_engine(changed, self._weights))
+        return other
+
+    def _take(self, options: EngineOptions, loaded: LoadedEngine) -> None:
+        self.options, self._weights = options, loaded.weights
+        self.engine, self.cache = loaded.engine, loaded.facts
+        self.source, self.device = loaded.weights.source, loaded.weights.device
+        self.dtype = str(loaded.weights.dtype).removeprefix("torch.")
         self._ids = itertools.count()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises RequestError where the checkpoint brought none."""
+        if self._weights.tokenizer is None:
+            raise RequestError("this checkpoint has no tokenizer", hint="give token ids, or name one with --tokenizer")
+        return self._weights.tokenizer
 
     def generate(
         self,

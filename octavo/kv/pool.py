@@ -42,16 +42,19 @@ class LayerPages:
 class PagePool:
     """Every layer's pages. Page ids are shared by all layers, so layers may differ in scheme.
 
-    `fill` is the byte that fresh pages hold; tests use 0xFF, which is NaN in every float plane, to catch reads of
-    what nobody wrote.
+    Fresh pages hold whatever is there (on a CPU the system backs them with memory when they are first written);
+    nothing reads them before it wrote them. `fill` is a byte to put there instead: tests use 0xFF, which is NaN in
+    every float plane, to catch reads of what nobody wrote.
     """
 
-    def __init__(self, plan: KVPlan, layouts: Sequence[PageLayout], num_pages: int, device: str, fill: int = 0):
+    def __init__(
+        self, plan: KVPlan, layouts: Sequence[PageLayout], num_pages: int, device: str, fill: int | None = None
+    ):  # fmt: skip
         self.plan = plan
         self.layouts = tuple(layouts)
         self.num_pages = num_pages
         self.layers = tuple(
-            LayerPages(torch.full((num_pages, layout.page_bytes), fill, dtype=torch.uint8, device=device), layout, layer)
+            LayerPages(_pages(num_pages, layout, device, fill), layout, layer)
             for layout, layer in zip(self.layouts, plan.layers, strict=True)
         )
 
@@ -59,3 +62,8 @@ class PagePool:
     def allocated_bytes(self) -> int:
         """Bytes really allocated, asked of the tensors themselves."""
         return sum(layer.pages.untyped_storage().nbytes() for layer in self.layers)
+
+
+def _pages(num_pages: int, layout: PageLayout, device: str, fill: int | None) -> Tensor:
+    pages = torch.empty((num_pages, layout.page_bytes), dtype=torch.uint8, device=device)
+    return pages if fill is None else pages.fill_(fill)

@@ -82,7 +82,10 @@ _KINDS: Table[Callable[[RopeSpec, int], tuple[Tensor, float]]] = Table(
 
 def inverse_frequencies(spec: RopeSpec, length: int) -> tuple[Tensor, float]:
     """fp32 `[rotary_dim / 2]` and the factor that cos and sin are multiplied by, for sequences of up to `length`."""
-    return _KINDS[spec.kind](spec, length)
+    frequencies, attention_factor = _KINDS[spec.kind](spec, length)
+    if spec.freq_factors:
+        frequencies = frequencies / torch.tensor(spec.freq_factors)
+    return frequencies, attention_factor
 
 
 def rope_tables(spec: RopeSpec, length: int, device: str = "cpu") -> Rope:

@@ -1,0 +1,75 @@
+"""Tiny checkpoints on disk, written by transformers, and engines over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from octavo.engine.llm import LLM
+
+CONFIGS = {
+    "llama": "LlamaConfig",
+    "mistral": "MistralConfig",
+    "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
+}
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+def write_checkpoint(folder: Path, family: str, **overrides) -> torch.nn.Module:
+    """A random two-layer model of `family` in `folder`; returns the transformers model, fp32."""
+    import transformers
+
+    config = getattr(transformers, CONFIGS[family])(**(SIZES | overrides))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:  # far from uniform attention, so that a wrong position or head shows
+                parameter.mul_(4.0)
+            if name.endswith("bias"):
+                parameter.normal_()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Callable[..., tuple[str, torch.nn.Module]]:
+    """`checkpoint(family, **overrides)` -> (folder, transformers model), each written once."""
+    made: dict = {}
+
+    def make(family: str, **overrides) -> tuple[str, torch.nn.Module]:
+        key = (family, repr(sorted(overrides.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            made[key] = (str(folder), write_checkpoint(folder, family, **overrides))
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint) -> LLM:
+    """A tiny Llama in fp32; take caches of it by `tiny.with_cache(...)`."""
+    folder, _ = checkpoint("llama")
+    return LLM(folder, dtype="float32", kv_cache_dtype="fp32", kv_cache_memory="4096tok")
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    lengths = (1, 5, 63, 64, 65, 130, 200)
+    return [torch.randint(3, 320, (length,), generator=generator).tolist() for length in lengths]
