@@ -73,12 +73,12 @@ def _open_folder(folder: Path, name: str | None) -> Source:
 
 def _download(model: str) -> Path:
     """The local copy of a hub repository, downloaded if need be. Raises CheckpointError."""
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
-    except (OSError, HfHubHTTPError, HFValidationError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         cause = str(error).strip().splitlines()
         raise CheckpointError(
             f"no folder `{model}` here, and the hub did not give one: {cause[0] if cause else type(error).__name__}",
