@@ -134,7 +134,10 @@ def test_windows():
         ({"rope_scaling": {"rope_type": "longrope"}}, "default, linear, dynamic, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "linear"}}, "`factor` is missing"),
         ({"rope_scaling": "linear"}, "rope parameters"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4, "high_freq_factor": 1}}, "exceed"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4, "high_freq_factor": 1}},
+            "exceed",
+        ),
         ({"partial_rotary_factor": 0.2}, "even part"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["full_attention"]}, "`layer_types`"),
