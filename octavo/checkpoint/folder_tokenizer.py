@@ -106,7 +106,8 @@ def _from_json(file: Path, config: dict[str, Any], special: dict[str, str]) -> B
             inner.add_tokens([AddedToken(entry["content"], **given)])
             known.add(entry["content"])
     more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    texts = [*special.values(), *(_text(token) for token in (more.values() if isinstance(more, dict) else more))]
+    listed = more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
+    texts = [*special.values(), *map(_text, listed)]
     inner.add_special_tokens([AddedToken(t, special=True) for t in dict.fromkeys(texts) if t and t not in known])
     return BPEBackend(inner)
 

@@ -213,3 +213,24 @@ def test_absurd_counts_do_not_allocate(tmp_path):
         path.write_bytes(start)
         with pytest.raises(CheckpointError, match=said):
             read_header(path)
+
+
+OPTIONAL = ("attention.sliding_window", "expert_count", "rope.scaling.type", "rope.scaling.factor", "vocab_size")
+
+
+@pytest.mark.parametrize("value", ["x", "", 0, 2**32 - 1, 0.5, float("nan"), True, [1, 2], ["a"]], ids=repr)
+def test_metadata_of_any_type_never_traces_back(value, tmp_path):
+    for key in [*metadata("llama"), *(f"llama.{name}" for name in OPTIONAL), "general.alignment", "split.count"]:
+        path = write_model(tmp_path / "m.gguf", fields={"tokenizer.ggml.tokens": ["a"]} | {key: value})
+        try:
+            source = open_checkpoint(str(path))
+            source.check()
+        except OctavoError:
+            continue
+    for name in ("model", "tokens", "token_type", "scores", "merges", "pre", "eos_token_id", "add_bos_token"):
+        tokenizer = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
+        path = write_model(tmp_path / "m.gguf", fields=tokenizer | {f"tokenizer.ggml.{name}": value})
+        try:
+            open_checkpoint(str(path)).tokenizer().encode("ab")
+        except OctavoError:
+            continue
