@@ -20,7 +20,7 @@ from numba import njit
 from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
-from octavo.kernels.cpu.memory import aligned, floats, ints32, ints64, octets
+from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, octets
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES, TILE, add_product, exp2, set_product, softmax_row, transpose16
@@ -121,7 +121,9 @@ def _clear(state, sums, rows, padded):
     pairs = floats(state, 2 * rows)
     for r in range(rows):
         pairs[2 * r], pairs[2 * r + 1] = _EMPTY, np.float32(0.0)
-    floats(sums, rows * padded)[:] = np.float32(0.0)
+    numbers = floats(sums, rows * padded)
+    for i in range(rows * padded):
+        numbers[i] = np.float32(0.0)
 
 
 @njit(error_model="numpy")
@@ -159,15 +161,16 @@ def _attend_tile(item, call, layer, angles, begin, count, room, state, sums):
     first = max(0, begin - item.position) * group
     end = min(item.tokens, begin + count - 1 + call.window - item.position) * group
     keep = floats(room.keep, _PANEL)
+    none, tile = np.int64(0), np.int64(TILE)  # a literal argument would be compiled apart
     for r in range(first, end, _PANEL):
         n = min(_PANEL, end - r)
-        set_product(room.queries + 4 * dim * r, 4 * dim, room.keys, 4 * TILE, room.scores, 4 * TILE, n, TILE, dim, 0)
+        set_product(room.queries + 4 * dim * r, 4 * dim, room.keys, 4 * TILE, room.scores, 4 * TILE, n, tile, dim, none)
         if width:
             left = room.left + 4 * width * r
-            add_product(left, 4 * width, angles.cos + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, TILE,
+            add_product(left, 4 * width, angles.cos + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
                         width, room.ones)  # fmt: skip
             left += 4 * width * rows
-            add_product(left, 4 * width, angles.sin + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, TILE,
+            add_product(left, 4 * width, angles.sin + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
                         width, room.ones)  # fmt: skip
         for i in range(n):
             position = item.position + (r + i) // group
@@ -210,7 +213,9 @@ def _finish(item, call, layer, room):
     turn(room.total, 4 * padded, rows, dim, layer.turn_back, room.spare)
     for r in range(rows):
         at = (item.first_token + r // group) * call.heads + item.head * group + r % group
-        floats(call.out + 4 * dim * at, dim)[:] = floats(room.total + 4 * padded * r, dim)
+        total, out = floats(room.total + 4 * padded * r, dim), floats(call.out + 4 * dim * at, dim)
+        for i in range(dim):
+            out[i] = total[i]
 
 
 @njit(error_model="numpy")
@@ -264,10 +269,12 @@ def _work(counter, done, items_at, partials, call, layer, key, value, step, angl
     group, padded = call.heads // layer.kv_heads, (layer.dim + LANES - 1) // LANES * LANES
     block_rows = call.block_tokens * group
     items, row = ints64(items_at, step.rows + 1), 0
-    _, room_bytes = _lay_out(0, block_rows, layer.dim, angles.width)
+    _, room_bytes = _lay_out(np.int64(0), block_rows, layer.dim, angles.width)
     scratch = np.empty(room_bytes + 64, np.uint8)
-    room, _ = _lay_out(scratch.ctypes.data, block_rows, layer.dim, angles.width)
-    floats(room.ones, _PANEL)[:] = np.float32(1.0)
+    room, _ = _lay_out(address_of(scratch), block_rows, layer.dim, angles.width)
+    ones = floats(room.ones, _PANEL)
+    for i in range(_PANEL):
+        ones[i] = np.float32(1.0)
     partial_bytes = block_rows * 4 * (padded + LANES)  # sums, then state
     while True:
         number = next_item(counter)
@@ -307,13 +314,9 @@ def _kernel_of(digest: int) -> Kernel:
         padded = (layer.dim + LANES - 1) // LANES * LANES
         splits = items[step.rows] if call.split_rows else 0
         partials = np.empty(splits * block_rows * (padded + LANES) + LANES, np.float32)
-        at, done = counter.ctypes.data, counter.ctypes.data + 8
-        room = aligned(partials.ctypes.data)
-        if threads == 1 or tiles < 4:
-            _work(at, done, items.ctypes.data, room, call, layer, key, value, step, angles, scale)
-        else:
-            run_team(launcher, threads, _work,
-                     (at, done, items.ctypes.data, room, call, layer, key, value, step, angles, scale))  # fmt: skip
+        at, numbers, room = address_of(counter), address_of(items), aligned(address_of(partials))
+        run_team(launcher, threads if tiles >= 4 else 1, _work,
+                 (at, at + 8, numbers, room, call, layer, key, value, step, angles, scale))  # fmt: skip
 
     return attention_kernel
 

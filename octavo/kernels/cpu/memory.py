@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["aligned", "floats", "ints32", "ints64", "octets"]
+__all__ = ["address_of", "aligned", "floats", "ints32", "ints64", "octets"]
 
 
 @intrinsic
@@ -37,6 +37,11 @@ def ints32(address, count):
 @njit(inline="always")
 def ints64(address, count):
     return carray(_pointer(address), (count,), np.int64)
+
+
+@njit(inline="always")
+def address_of(array):
+    return np.int64(array.ctypes.data)
 
 
 @njit(inline="always")

@@ -60,10 +60,13 @@ def turn(address, stride, rows, dim, matrix, spare):
     if matrix == NONE:
         return
     padded = (dim + LANES - 1) // LANES * LANES
+    none, one = np.int64(0), np.int64(1)  # a literal argument would be compiled apart
     for r in range(rows):
         row = floats(address + r * stride, dim)
         if matrix == BUTTERFLY:
             _butterfly(row, address + r * stride, dim)
         else:
-            set_product(address + r * stride, 0, matrix, 4 * padded, spare, 0, 1, padded, dim, 0)
-            row[:] = floats(spare, dim)
+            set_product(address + r * stride, none, matrix, 4 * padded, spare, none, one, padded, dim, none)
+            turned = floats(spare, dim)
+            for i in range(dim):
+                row[i] = turned[i]

@@ -39,7 +39,10 @@ def why_serial() -> str | None:
 
 @intrinsic
 def run_team(typingctx: Any, launcher: Any, threads: Any, worker: Any, args: Any) -> Any:
-    """`worker(*args)` on each of `threads` threads at once; returns when all have. `worker` must not raise."""
+    """`worker(*args)` on each of `threads` threads at once, or on this one; returns when all have.
+
+    `worker` must not raise.
+    """
     call = worker.get_call_type(typingctx, args.types, {})
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -59,7 +62,11 @@ def run_team(typingctx: Any, launcher: Any, threads: Any, worker: Any, args: Any
         entry_type = ir.FunctionType(ir.VoidType(), [body_type.as_pointer(), pointer, count, count])
         entry = builder.inttoptr(launcher, entry_type.as_pointer())
         data = builder.bitcast(cgutils.alloca_once_value(builder, packed), pointer)
-        builder.call(entry, [body, data, builder.trunc(threads, count), ir.Constant(count, 0)])
+        with builder.if_else(builder.icmp_signed(">", threads, ir.Constant(threads.type, 1))) as (many, one):
+            with many:
+                builder.call(entry, [body, data, builder.trunc(threads, count), ir.Constant(count, 0)])
+            with one:
+                builder.call(body, [data])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, worker, args), codegen

@@ -8,7 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
-from octavo.kernels.cpu.memory import aligned, floats, ints64, octets
+from octavo.kernels.cpu.memory import address_of, aligned, floats, ints64, octets
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES
@@ -46,7 +46,9 @@ class _Inputs(NamedTuple):
 def _load(address, kind, dim, vector):
     """Widen one vector to fp32; returns nothing, fills `vector` `[dim]`."""
     if kind == _FP32:
-        vector[:dim] = floats(address, dim)
+        numbers = floats(address, dim)
+        for i in range(dim):
+            vector[i] = numbers[i]
         return
     bits = octets(address, 2 * dim).view(np.uint16)
     if kind == _BF16:
@@ -72,15 +74,15 @@ def _store_token(token, inputs, layer, key, value, step, room, spare):
     dim, item = layer.dim, 4 if inputs.kind == _FP32 else 2
     padded = (dim + LANES - 1) // LANES * LANES
     vector = floats(room, padded)
-    half = inputs.half
+    half, none, one = inputs.half, np.int64(0), np.int64(1)  # a literal argument would be compiled apart
     position = ints64(step.positions + 8 * token, 1)[0]
     cos = floats(inputs.cos + 4 * half * position, half)
     sin = floats(inputs.sin + 4 * half * position, half)
     for head in range(inputs.heads):
         _load(inputs.q + token * inputs.q_stride + head * dim * item, inputs.kind, dim, vector)
         _rope(vector, cos, sin, half)
-        turn(room, 0, 1, dim, layer.turn_key, spare)
-        floats(inputs.out + 4 * dim * (token * inputs.heads + head), dim)[:] = vector[:dim]
+        turn(room, none, one, dim, layer.turn_key, spare)
+        _load(room, none, dim, floats(inputs.out + 4 * dim * (token * inputs.heads + head), dim))
     slot = ints64(step.slots + 8 * token, 1)[0]
     if slot < 0:
         return
@@ -89,10 +91,10 @@ def _store_token(token, inputs, layer, key, value, step, room, spare):
         block = octets(page + head * layer.head_bytes, layer.head_bytes)
         _load(inputs.k + token * inputs.k_stride + head * dim * item, inputs.kind, dim, vector)
         _rope(vector, cos, sin, half)
-        turn(room, 0, 1, dim, layer.turn_key, spare)
+        turn(room, none, one, dim, layer.turn_key, spare)
         encode_row(key, block, slot % layer.page_tokens, vector, dim)
         _load(inputs.v + token * inputs.v_stride + head * dim * item, inputs.kind, dim, vector)
-        turn(room, 0, 1, dim, layer.turn_value, spare)
+        turn(room, none, one, dim, layer.turn_value, spare)
         encode_row(value, block, slot % layer.page_tokens, vector, dim)
 
 
@@ -101,7 +103,7 @@ def _work(counter, inputs, layer, key, value, step):
     """Take tokens until none are left. Every thread of the team runs this."""
     padded = (layer.dim + LANES - 1) // LANES * LANES
     scratch = np.empty(2 * padded + LANES, np.float32)
-    room = aligned(scratch.ctypes.data)
+    room = aligned(address_of(scratch))
     while True:
         first = next_item(counter) * _TOKENS_PER_ITEM
         if first >= inputs.tokens:
@@ -115,10 +117,7 @@ def _kernel_of(digest: int) -> Kernel:
     @njit(cache=True, error_model="numpy")
     def store_kernel(launcher, threads, inputs, layer, key, value, step):
         counter = np.full(1, digest - digest, np.int64)  # the digest of the sources is part of the key on disk
-        if threads == 1:
-            _work(counter.ctypes.data, inputs, layer, key, value, step)
-        else:
-            run_team(launcher, threads, _work, (counter.ctypes.data, inputs, layer, key, value, step))
+        run_team(launcher, threads, _work, (address_of(counter), inputs, layer, key, value, step))
 
     return store_kernel
 

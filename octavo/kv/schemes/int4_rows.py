@@ -35,17 +35,17 @@ def encode(rows, block, token, vector, dim):
 
 
 def decode(rows, block, first, count, dim, tile):
-    half = dim // 2
-    codes = block[rows.codes + first * half : rows.codes + (first + count) * half].view(np.int8)
+    half, eight = dim // 2, np.float32(8.0)
+    codes = block[rows.codes + first * half : rows.codes + (first + count) * half]
     scales = block[rows.scale + 2 * first : rows.scale + 2 * (first + count)].view(np.uint16)
     mids = block[rows.mid + 2 * first : rows.mid + 2 * (first + count)].view(np.uint16)
     for t in range(count):
         scale, mid = from_half(scales[t]), from_half(mids[t])
-        row, low, high = codes[t * half : (t + 1) * half], tile[t, :half], tile[t, half:dim]
+        row, out = codes[t * half : (t + 1) * half], tile[t]
+        low, high = out[:half], out[half:dim]
         for i in range(half):
-            byte = np.int32(row[i])
-            low[i] = np.float32((byte << np.int32(28)) >> np.int32(28)) * scale + mid
-            high[i] = np.float32(byte >> np.int32(4)) * scale + mid
+            low[i] = (np.float32(np.int32((row[i] & 15) ^ 8)) - eight) * scale + mid  # two's complement of four bits
+            high[i] = (np.float32(np.int32((row[i] >> 4) ^ 8)) - eight) * scale + mid
 
 
 register(Int4Rows, encode, decode)
