@@ -161,6 +161,21 @@ def _refuse_quantized(config: Config) -> None:
         )
 
 
+def _head_sizes(config: Config, width: int, kv_heads: int | None, head_dim: int | None) -> tuple[int, int, int]:
+    """Query heads, KV heads, width of a head. The arguments stand for absent fields; an explicit null means one KV head
+    per query head, and a head width of `width` / heads."""
+    heads = _count(config, "num_attention_heads")
+    kv_heads = _count(config, "num_key_value_heads", heads if "num_key_value_heads" in config else kv_heads or heads)
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"config: {heads} `num_attention_heads` are not a multiple of {kv_heads} `num_key_value_heads`"
+        )
+    head_dim = _count(config, "head_dim", None if "head_dim" in config else head_dim)
+    if head_dim is None and width % heads:
+        raise CheckpointError(f"config: `hidden_size` {width} is not a multiple of `num_attention_heads` {heads}")
+    return heads, kv_heads, head_dim or width // heads
+
+
 def _read(
     config: Config,
     *,
@@ -177,18 +192,10 @@ def _read(
     act = _field(config, "hidden_act", str, "silu")
     if act not in ("silu", "swish"):
         raise CheckpointError(f"config: `hidden_act` is `{act}`; only silu is supported")
-    layers, width, heads = (_count(config, f) for f in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    layers, width = _count(config, "num_hidden_layers"), _count(config, "hidden_size")
     if layers > _MOST_LAYERS:
         raise CheckpointError(f"config: `num_hidden_layers` is {layers}; expected at most {_MOST_LAYERS}")
-    kv_heads = _count(config, "num_key_value_heads", heads if "num_key_value_heads" in config else kv_heads or heads)
-    if heads % kv_heads:
-        raise CheckpointError(
-            f"config: {heads} `num_attention_heads` are not a multiple of {kv_heads} `num_key_value_heads`"
-        )
-    head_dim = _count(config, "head_dim", None if "head_dim" in config else head_dim)
-    if head_dim is None and width % heads:
-        raise CheckpointError(f"config: `hidden_size` {width} is not a multiple of `num_attention_heads` {heads}")
-    head_dim = head_dim or width // heads
+    heads, kv_heads, head_dim = _head_sizes(config, width, kv_heads, head_dim)
     max_position = _count(config, "max_position_embeddings", max_position)
     qkv_bias, out_bias, mlp_bias = biases(config)
     return ModelSpec(
