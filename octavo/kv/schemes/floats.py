@@ -57,16 +57,16 @@ FP32 = Scheme(
 )  # fmt: skip
 BF16 = Scheme(
     "bf16", (Plane("data", "bfloat16", _width),), _encode_bf16, _decode_float,
-    Tolerance(of_peak=2**-8, holds_to=3.3895313892515355e38), aliases=("bfloat16",), row_codec=_ROWS + "Bf16Rows",
-    summary="what everyone serves; the baseline",
+    Tolerance(of_peak=2**-8, floor=2**-134, holds_to=3.3895313892515355e38), aliases=("bfloat16",),
+    row_codec=_ROWS + "Bf16Rows", summary="what everyone serves; the baseline",
 )  # fmt: skip
 FP16 = Scheme(
     "fp16", (Plane("data", "float16", _width),), _encode_fp16, _decode_float,
-    Tolerance(of_peak=2**-11, floor=2**-25, holds_to=65504.0), aliases=("float16", "half"), row_codec=_ROWS + "Fp16Rows",
-    summary="11-bit mantissa; saturates at 65504",
+    Tolerance(of_peak=2**-11, floor=2**-25, holds_to=65504.0), aliases=("float16", "half"),
+    row_codec=_ROWS + "Fp16Rows", summary="11-bit mantissa; saturates at 65504",
 )  # fmt: skip
 FP8 = Scheme(
     "fp8", (Plane("data", "uint8", _width),), _encode_fp8, _decode_fp8,
-    Tolerance(of_peak=2**-4, floor=2**-10, holds_to=448.0), aliases=("fp8_e4m3", "fp8_e4m3fn"), row_codec=_ROWS + "Fp8Rows",
-    summary="e4m3, scale 1; saturates at 448",
+    Tolerance(of_peak=2**-4, floor=2**-10, holds_to=448.0), aliases=("fp8_e4m3", "fp8_e4m3fn"),
+    row_codec=_ROWS + "Fp8Rows", summary="e4m3, scale 1; saturates at 448",
 )  # fmt: skip
