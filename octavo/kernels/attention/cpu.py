@@ -1,14 +1,14 @@
 """Paged attention on the CPU.
 
 The work is cut into items: one row, one KV head, one block of its new tokens, for few and long rows one split of the
-context too. An item reads its pages in order; each tile of up to 64 tokens is decoded once into L1 cache and used by all
-query heads of the group and all new tokens of the block:
+context too. An item reads its pages in order; each tile of up to 64 tokens is decoded once into L1 cache and used by
+all query heads of the group and all new tokens of the block:
 
     K tile -> transposed    scores[6 queries, 64] = Q @ K^T      running softmax, one maximum a split
     V tile                  sums[6 queries, D] = sums * keep + weights @ V
 
-Every 512 tokens the split's sums are merged into the row's. What a query computes, operation for operation, depends only
-on its position and its window: not on the batch, the chunk it came in, how items were cut, or the number of threads.
+Every 512 tokens the split's sums are merged into the row's. What a query computes, operation for operation, depends
+only on its position and its window: not on the batch, the chunk it came in, how items were cut, or the thread count.
 """
 
 import math
@@ -23,7 +23,7 @@ from octavo.kernels.cpu.build import Kernel, per_codec_pair
 from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, octets
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
-from octavo.kernels.cpu.vectors import LANES, TILE, add_product, exp2, set_product, softmax_row, transpose16
+from octavo.kernels.cpu.vectors import LANES, TILE, exp2, product, softmax_row, transpose16
 from octavo.kernels.cpu.views import Angles, LayerView, angles_of, layer_view, step_view
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -164,19 +164,20 @@ def _attend_tile(item, call, layer, angles, begin, count, room, state, sums):
     none, tile = np.int64(0), np.int64(TILE)  # a literal argument would be compiled apart
     for r in range(first, end, _PANEL):
         n = min(_PANEL, end - r)
-        set_product(room.queries + 4 * dim * r, 4 * dim, room.keys, 4 * TILE, room.scores, 4 * TILE, n, tile, dim, none)
+        product(room.queries + 4 * dim * r, 4 * dim, room.keys, 4 * TILE, room.scores, 4 * TILE, n, tile, dim, none)
         if width:
             left = room.left + 4 * width * r
-            add_product(left, 4 * width, angles.cos + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
+            product(left, 4 * width, angles.cos + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
                         width, room.ones)  # fmt: skip
             left += 4 * width * rows
-            add_product(left, 4 * width, angles.sin + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
+            product(left, 4 * width, angles.sin + 4 * begin, angles.stride_bytes, room.scores, 4 * TILE, n, tile,
                         width, room.ones)  # fmt: skip
         for i in range(n):
             position = item.position + (r + i) // group
             seen_from, seen_to = max(0, position - call.window + 1 - begin), min(count, position + 1 - begin)
             keep[i] = softmax_row(room.scores + 4 * TILE * i, seen_from, seen_to, state + 8 * (r + i))
-        add_product(room.scores, 4 * TILE, room.tile, stride, sums + stride * r, stride, n, stride // 4, count, room.keep)
+        mine = sums + stride * r
+        product(room.scores, 4 * TILE, room.tile, stride, mine, stride, n, stride // 4, count, room.keep)
 
 
 @njit(error_model="numpy")

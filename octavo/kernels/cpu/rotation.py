@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from octavo.kernels.cpu.memory import floats
-from octavo.kernels.cpu.vectors import LANES, hadamard16, set_product
+from octavo.kernels.cpu.vectors import LANES, hadamard16, product
 from octavo.kv.transform import hadamard
 
 __all__ = ["BUTTERFLY", "NONE", "matrix_of", "turn"]
@@ -66,7 +66,7 @@ def turn(address, stride, rows, dim, matrix, spare):
         if matrix == BUTTERFLY:
             _butterfly(row, address + r * stride, dim)
         else:
-            set_product(address + r * stride, none, matrix, 4 * padded, spare, none, one, padded, dim, none)
+            product(address + r * stride, none, matrix, 4 * padded, spare, none, one, padded, dim, none)
             turned = floats(spare, dim)
             for i in range(dim):
                 row[i] = turned[i]

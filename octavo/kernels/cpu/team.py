@@ -1,8 +1,8 @@
 """Run a compiled function on every thread of torch's own OpenMP team.
 
-Two thread pools on few cores wait for each other in busy loops. So the kernels bring none: they call the entry point of
-the OpenMP runtime that torch has loaded, `GOMP_parallel`, which GNU's and LLVM's runtimes both offer. Where it cannot be
-found the kernels run on one thread, and `why_serial` says so.
+Two thread pools on few cores wait for each other in busy loops. So the kernels bring none: they call the entry point
+of the OpenMP runtime that torch has loaded, `GOMP_parallel`, which GNU's and LLVM's runtimes both offer. Where it
+cannot be found the kernels run on one thread, and `why_serial` says so.
 """
 
 import ctypes

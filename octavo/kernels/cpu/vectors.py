@@ -1,7 +1,9 @@
 """Vector instructions for Numba, as LLVM IR: what its loop vectoriser does not find by itself.
 
-All pointers are plain addresses (int64) of fp32 numbers, all strides are in bytes. LLVM splits the wide vector types into
-whatever registers the machine has, so the same code is right everywhere; `COLUMNS` is chosen so that it is also fast.
+All pointers are plain addresses (int64) of fp32 numbers, all strides are in bytes. LLVM splits the wide vector types
+into whatever registers the machine has, so the same code is right everywhere; `COLUMNS` is chosen so that it is also
+fast. Functions that Numba compiles have a name of their own each: two closures of one name would be mixed up when one
+process loads kernels from disk that different processes compiled.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["COLUMNS", "LANES", "TILE", "add_product", "exp2", "hadamard16", "set_product", "softmax_row", "transpose16"]
+__all__ = ["COLUMNS", "LANES", "TILE", "exp2", "hadamard16", "product", "softmax_row", "transpose16"]
 
 LANES = 16
 COLUMNS = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
@@ -52,8 +54,9 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _panel(queries: int, columns: int, fresh: bool) -> Callable[..., None]:
-    """`c[queries, columns] (+)= a[queries, depth] @ b[depth, columns]` in registers; sums run over depth in order."""
+def _panel(queries: int, columns: int) -> Callable[..., None]:
+    """`c[queries, columns] = keep * c + a[queries, depth] @ b[depth, columns]` in registers; sums run over depth in
+    order. Where `keep` is 0 what c held does not count."""
 
     @intrinsic
     def panel(typingctx: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any, depth: Any, keep: Any) -> Any:
@@ -64,12 +67,12 @@ def _panel(queries: int, columns: int, fresh: bool) -> Callable[..., None]:
             outs = [builder.add(c, builder.mul(q, ldc)) for q in rows]
             lefts = [builder.add(a, builder.mul(q, lda)) for q in rows]
             sums = [cgutils.alloca_once(builder, kind) for _ in rows]
-            for q, (out, total) in enumerate(zip(outs, sums, strict=True)):
-                start = ir.Constant(kind, [0.0] * columns)
-                if not fresh:
+            for total in sums:
+                builder.store(ir.Constant(kind, [0.0] * columns), total)
+            with builder.if_then(cgutils.is_not_null(builder, keep)):
+                for q, (out, total) in enumerate(zip(outs, sums, strict=True)):
                     factor = _load(builder, builder.add(keep, ir.Constant(_I64, 4 * q)), _F32)
-                    start = builder.fmul(_load(builder, out, kind), _splat(builder, factor, columns))
-                builder.store(start, total)
+                    builder.store(builder.fmul(_load(builder, out, kind), _splat(builder, factor, columns)), total)
             with cgutils.for_range(builder, depth) as loop:
                 right = _load(builder, builder.add(b, builder.mul(loop.index, ldb)), kind)
                 step = builder.mul(loop.index, ir.Constant(_I64, 4))
@@ -85,41 +88,38 @@ def _panel(queries: int, columns: int, fresh: bool) -> Callable[..., None]:
     return panel
 
 
-def _product(fresh: bool) -> Callable[..., None]:
-    """The whole product from panels. A number's bits do not depend on which panel made it."""
-    six, three, one = (_panel(queries, COLUMNS, fresh) for queries in (6, 3, 1))
-    six_narrow, one_narrow = (_panel(queries, LANES, fresh) for queries in (6, 1))
-
-    @njit(error_model="numpy")
-    def product(a, lda, b, ldb, c, ldc, rows, columns, depth, keep):
-        wide = columns // COLUMNS * COLUMNS
-        row = 0
-        while row < rows:
-            left, out, factor = a + row * lda, c + row * ldc, keep + 4 * row
-            step = 6 if rows - row >= 6 else (3 if rows - row >= 3 else 1)
-            for column in range(0, wide, COLUMNS):
-                if step == 6:
-                    six(left, lda, b + 4 * column, ldb, out + 4 * column, ldc, depth, factor)
-                elif step == 3:
-                    three(left, lda, b + 4 * column, ldb, out + 4 * column, ldc, depth, factor)
-                else:
-                    one(left, lda, b + 4 * column, ldb, out + 4 * column, ldc, depth, factor)
-            for column in range(wide, columns, LANES):
-                if step == 6:
-                    six_narrow(left, lda, b + 4 * column, ldb, out + 4 * column, ldc, depth, factor)
-                else:
-                    for i in range(step):
-                        one_narrow(left + i * lda, lda, b + 4 * column, ldb, out + i * ldc + 4 * column, ldc, depth,
-                                   factor + 4 * i)  # fmt: skip
-            row += step
-
-    return product
+_six, _three, _one = (_panel(queries, COLUMNS) for queries in (6, 3, 1))
+_six_narrow, _one_narrow = (_panel(queries, LANES) for queries in (6, 1))
 
 
-set_product = _product(fresh=True)
-"""`(a, lda, b, ldb, c, ldc, rows, columns, depth, 0)`: c = a @ b; columns a multiple of LANES, padding included."""
-add_product = _product(fresh=False)
-"""`(..., keep)`: c = keep[row] * c + a @ b; `keep` is the address of one factor a row."""
+@njit(error_model="numpy")
+def product(a, lda, b, ldb, c, ldc, rows, columns, depth, keep):
+    """`c = a @ b`, or `keep[row] * c + a @ b` where `keep` is the address of a factor for each row and not 0.
+
+    `columns` is a multiple of LANES, padding included. The bits of a number do not depend on which panel made it.
+    """
+    wide = columns // COLUMNS * COLUMNS
+    row = 0
+    while row < rows:
+        left, out, factor = a + row * lda, c + row * ldc, keep + 4 * row if keep else keep
+        step = 6 if rows - row >= 6 else (3 if rows - row >= 3 else 1)
+        for column in range(0, wide, COLUMNS):
+            right, at = b + 4 * column, out + 4 * column
+            if step == 6:
+                _six(left, lda, right, ldb, at, ldc, depth, factor)
+            elif step == 3:
+                _three(left, lda, right, ldb, at, ldc, depth, factor)
+            else:
+                _one(left, lda, right, ldb, at, ldc, depth, factor)
+        for column in range(wide, columns, LANES):
+            right, at = b + 4 * column, out + 4 * column
+            if step == 6:
+                _six_narrow(left, lda, right, ldb, at, ldc, depth, factor)
+            else:
+                for i in range(step):
+                    mine = factor + 4 * i if factor else factor
+                    _one_narrow(left + i * lda, lda, right, ldb, at + i * ldc, ldc, depth, mine)
+        row += step
 
 
 @intrinsic
@@ -208,8 +208,8 @@ def _fold(builder: Any, vector: Any, combine: Callable[[Any, Any, Any], Any]) ->
 def softmax_row(typingctx: Any, scores: Any, first: Any, end: Any, state: Any) -> Any:
     """One query, one tile of 64 scores in units of log2: the running softmax.
 
-    Columns outside [first, end) get weight 0. `state` holds the running maximum and sum. Overwrites the scores with their
-    weights 2^(score - max), updates the state, returns what sums made so far must be multiplied by.
+    Columns outside [first, end) get weight 0. `state` holds the running maximum and sum. Overwrites the scores with
+    their weights 2^(score - max), updates the state, returns what sums made so far must be multiplied by.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

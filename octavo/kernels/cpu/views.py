@@ -95,13 +95,15 @@ def _make_layer(layer: LayerPages) -> LayerView:
 
 
 def _address(tensor: Tensor, dtype: torch.dtype) -> int:
-    assert tensor.dtype == dtype and tensor.is_contiguous(), f"{tensor.dtype} {tensor.stride()}, want {dtype} dense"
+    assert tensor.dtype == dtype, f"{tensor.dtype}, want {dtype}"
+    assert tensor.is_contiguous(), f"strides {tensor.stride()} of {tuple(tensor.shape)}"
     return tensor.data_ptr()
 
 
 def _make_step(rows: Rows) -> Step:
     tables = rows.block_tables
-    assert tables.dtype == torch.int32 and tables.stride(-1) == 1, f"tables {tables.dtype} {tables.stride()}"
+    assert tables.dtype == torch.int32, f"block tables {tables.dtype}"
+    assert tables.stride(-1) == 1, f"block tables with strides {tables.stride()}"
     return Step(
         _address(rows.query_start, torch.int32), _address(rows.context, torch.int32), tables.data_ptr(),
         tables.stride(0), len(rows.context), _address(rows.positions, torch.int64), _address(rows.slots, torch.int64),

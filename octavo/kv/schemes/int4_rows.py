@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from octavo.kv.row_codec import from_half, register
-from octavo.kv.schemes.integer_rows import measure, put_half
+from octavo.kv.schemes.integer_rows import BYTES, measure, put_half, widen4
 
 __all__ = ["Int4Rows"]
 
@@ -41,11 +41,14 @@ def decode(rows, block, first, count, dim, tile):
     mids = block[rows.mid + 2 * first : rows.mid + 2 * (first + count)].view(np.uint16)
     for t in range(count):
         scale, mid = from_half(scales[t]), from_half(mids[t])
-        row, out = codes[t * half : (t + 1) * half], tile[t]
-        low, high = out[:half], out[half:dim]
-        for i in range(half):
-            low[i] = (np.float32(np.int32((row[i] & 15) ^ 8)) - eight) * scale + mid  # two's complement of four bits
-            high[i] = (np.float32(np.int32((row[i] >> 4) ^ 8)) - eight) * scale + mid
+        source, target = np.int64(codes.ctypes.data) + t * half, np.int64(tile[t].ctypes.data)
+        whole = half // BYTES * BYTES
+        for i in range(0, whole, BYTES):
+            widen4(source + i, target + 4 * i, target + 4 * (i + half), scale, mid)
+        for i in range(whole, half):  # (x ^ 8) - 8: two's complement of four bits
+            byte = codes[t * half + i]
+            tile[t, i] = (np.float32(np.int32((byte & 15) ^ 8)) - eight) * scale + mid
+            tile[t, i + half] = (np.float32(np.int32((byte >> 4) ^ 8)) - eight) * scale + mid
 
 
 register(Int4Rows, encode, decode)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from octavo.kv.row_codec import from_half, register
-from octavo.kv.schemes.integer_rows import measure, put_half
+from octavo.kv.schemes.integer_rows import BYTES, measure, put_half, widen8
 
 __all__ = ["Int8Rows"]
 
@@ -32,9 +32,12 @@ def decode(rows, block, first, count, dim, tile):
     mids = block[rows.mid + 2 * first : rows.mid + 2 * (first + count)].view(np.uint16)
     for t in range(count):
         scale, mid = from_half(scales[t]), from_half(mids[t])
-        row, out = codes[t * dim : (t + 1) * dim], tile[t]
-        for i in range(dim):
-            out[i] = np.float32(row[i]) * scale + mid
+        source, target = np.int64(codes.ctypes.data) + t * dim, np.int64(tile[t].ctypes.data)
+        whole = dim // BYTES * BYTES
+        for i in range(0, whole, BYTES):
+            widen8(source + i, target + 4 * i, scale, mid)
+        for i in range(whole, dim):
+            tile[t, i] = np.float32(codes[t * dim + i]) * scale + mid
 
 
 register(Int8Rows, encode, decode)
