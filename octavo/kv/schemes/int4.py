@@ -36,7 +36,7 @@ INT4 = Scheme(
     (Plane("codes", "uint8", lambda width: width // 2), Plane("scale", "float16", lambda _: 1), Plane("mid", "float16", lambda _: 1)),
     _encode,
     _decode,
-    Tolerance(of_range=0.51 / 15, of_peak=2**-15, floor=1e-5, holds_to=FP16_MAX),
+    Tolerance(of_range=0.51 / 15, of_peak=2**-14, floor=1e-5, holds_to=FP16_MAX),
     rotates=True,
     aliases=("4", "int4_per_token_head", "q4_0"),
     row_codec="octavo.kv.schemes.int4_rows:Int4Rows",

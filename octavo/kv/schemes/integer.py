@@ -1,14 +1,17 @@
-"""Midpoint integer quantization of one vector, shared by the integer schemes.
+"""Midpoint integer quantization of one vector, shared by the integer schemes. With b bits and h = 2^(b-1):
 
-    mid   = (max + min) / 2                          stored as fp16
-    scale = max(max - mid, mid - min) / (levels / 2) stored as fp16, mid and scale as stored
-    q     = clamp(rint((x - mid) / scale))           signed, round half to even
+    step  = (max - min) / (2h - 1)
+    mid   = (max + min + step) / 2                     stored as fp16
+    scale = max((max - mid) / (h - 1), (mid - min) / h)   stored as fp16, from mid as stored
+    q     = clamp(rint((x - mid) / scale), -h, h - 1)  signed, round half to even
     x ~ q * scale + mid
 
-The scale is taken from the *stored* midpoint and the codes from the *stored* scale, so the rounding of the
-metadata is compensated by the codes instead of added to them, and values beyond fp16's range degrade gracefully
-(the midpoint saturates, the scale widens) instead of becoming infinite. A constant vector gets a scale of zero,
-or one so small that it corrects the rounding of the midpoint.
+The half step in the midpoint puts both extremes of the vector on the grid -h..h-1 (min at -h, max at h - 1). Without it
+they lie half a step beside it, and the largest element of every vector, which matters most, has the largest error:
+on SmolLM2 that costs a quarter of the KL at int8 and an eighth at int4. The scale is taken from the *stored* midpoint
+and the codes from the *stored* scale, so the rounding of the metadata is compensated by the codes instead of added to
+them, and values beyond fp16's range degrade gracefully (the midpoint saturates, the scale widens) instead of becoming
+infinite. A constant vector gets a scale of zero, or one so small that it corrects the rounding of the midpoint.
 """
 
 from typing import TYPE_CHECKING
@@ -26,14 +29,16 @@ def quantize(vectors: "Tensor", bits: int) -> tuple["Tensor", "Tensor", "Tensor"
     import torch
 
     vectors = vectors.float()
+    levels = 2 ** (bits - 1)
     high, low = vectors.amax(-1, keepdim=True), vectors.amin(-1, keepdim=True)
-    mid = (high * 0.5 + low * 0.5).clamp(-FP16_MAX, FP16_MAX).half()
-    half_range = torch.maximum(high - mid.float(), mid.float() - low)
-    scale = (half_range * (2.0 / (2**bits - 1))).clamp(max=FP16_MAX).half()
+    half_step = (high * 0.5 - low * 0.5) * (1.0 / (2 * levels - 1))
+    mid = (high * 0.5 + low * 0.5 + half_step).clamp(-FP16_MAX, FP16_MAX).half()
+    above, below = high - mid.float(), mid.float() - low
+    scale = torch.maximum(above * (1.0 / (levels - 1)), below * (1.0 / levels)).clamp(max=FP16_MAX).half()
     step = scale.float()
     inverse = torch.where(step > 0, 1.0 / step.clamp(min=2**-24), torch.zeros_like(step))
     codes = torch.round((vectors - mid.float()) * inverse)
-    return codes.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), scale, mid
+    return codes.clamp(-levels, levels - 1), scale, mid
 
 
 def dequantize(codes: "Tensor", scale: "Tensor", mid: "Tensor") -> "Tensor":
