@@ -90,10 +90,12 @@ def _render(report: "DemoReport", folder: Path) -> Any:
     for answer in report.answers:
         folded = "(identical)" if answer.identical else _shorten(answer.folded)
         texts.add_row(escape(answer.prompt), escape(_shorten(answer.baseline)), escape(folded), f"{answer.same_top:.1%}")
-    found = report.divergence
+    found, control = report.divergence, report.control
     closing = (
         f"same top token at {found.same_top:.2%} of {found.tokens} positions, mean KL {found.kl_mean:.2e} nats; "
         f"{report.identical_answers} of {len(report.answers)} answers identical\n"
+        f"control, {report.baseline.dtype} against an exact cache: same top {control.same_top:.2%}, mean KL "
+        f"{control.kl_mean:.2e} (computing in {report.compute_dtype} makes that much of any difference)\n"
         f"report: {folder / 'report.md'}, {folder / 'report.json'}"
     )
     return Group(texts, summary, closing)

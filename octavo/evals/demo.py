@@ -4,11 +4,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from octavo.engine.llm import LLM, RequestOutput
 from octavo.engine.sampling import SamplingParams
 from octavo.evals.divergence import Divergence, measure
+from octavo.kv.schemes import SCHEMES
 
 __all__ = ["CHATS", "Answer", "CacheRun", "DemoReport", "run_demo"]
 
@@ -77,6 +78,8 @@ class DemoReport:
     answers: tuple[Answer, ...]
     identical_answers: int
     divergence: Divergence
+    control: Divergence
+    """the baseline against an exact cache: how far apart two caches nobody doubts are, in this compute dtype"""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,7 +87,8 @@ class DemoReport:
 
 def run_demo(model: str, dtype: str, folded: str, baseline: str, max_tokens: int) -> DemoReport:
     """Greedy answers to `CHATS` through both caches, in one batch each; then the folded cache's model is asked for its
-    distribution at every position of the baseline's answers (teacher forcing through the cache)."""
+    distribution at every position of the baseline's answers (teacher forcing through the cache), and so is an exact
+    cache, as a control."""
     begin = time.perf_counter()
     capacity = len(CHATS) * 512
     options = {"kv_cache_memory": f"{capacity}tok", "max_num_seqs": len(CHATS)}
@@ -95,7 +99,8 @@ def run_demo(model: str, dtype: str, folded: str, baseline: str, max_tokens: int
     runs = {}
     for name, llm in (("baseline", reference), ("folded", other)):
         answers[name], runs[name] = _generate(llm, max_tokens)
-    pairs = _teacher_forced(reference, other, answers["baseline"])
+    control = reference.with_cache(kv_cache_dtype=_exact_scheme())
+    pairs, control_pairs = _teacher_forced(reference, (other, control), answers["baseline"])
     rows = [_answer(*row) for row in zip(CHATS, answers["baseline"], answers["folded"], pairs, strict=True)]
     return DemoReport(
         model=reference.source.name,
@@ -108,7 +113,12 @@ def run_demo(model: str, dtype: str, folded: str, baseline: str, max_tokens: int
         answers=tuple(rows),
         identical_answers=sum(row.identical for row in rows),
         divergence=measure(pairs),
+        control=measure(control_pairs),
     )
+
+
+def _exact_scheme() -> str:
+    return next(name for name, scheme in SCHEMES.items() if scheme.exact)
 
 
 def _generate(llm: LLM, max_tokens: int) -> tuple[list[RequestOutput], CacheRun]:
@@ -134,19 +144,21 @@ def _generate(llm: LLM, max_tokens: int) -> tuple[list[RequestOutput], CacheRun]
 
 
 def _teacher_forced(
-    reference: LLM, other: LLM, answers: list[RequestOutput]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Log-probabilities of both at the positions that chose each token of the baseline's answers."""
-    pairs = []
+    reference: LLM, others: tuple[LLM, ...], answers: list[RequestOutput]
+) -> tuple[list[tuple[Tensor, Tensor]], ...]:
+    """For each of `others`: log-probabilities (reference, other) at the positions that chose each baseline token."""
+    pairs: tuple[list[tuple[Tensor, Tensor]], ...] = tuple([] for _ in others)
     for output in answers:
         ids = output.prompt_token_ids + output.token_ids
         first = len(output.prompt_token_ids) - 1
-        pairs.append(tuple(llm.score(ids)[first:-1] for llm in (reference, other)))
+        want = reference.score(ids)[first:-1]
+        for found, llm in zip(pairs, others, strict=True):
+            found.append((want, llm.score(ids)[first:-1]))
     return pairs
 
 
 def _answer(
-    prompt: str, baseline: RequestOutput, folded: RequestOutput, pair: tuple[torch.Tensor, torch.Tensor]
+    prompt: str, baseline: RequestOutput, folded: RequestOutput, pair: tuple[Tensor, Tensor]
 ) -> Answer:
     found = measure([pair])
     identical = baseline.token_ids == folded.token_ids
