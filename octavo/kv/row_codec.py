@@ -25,7 +25,10 @@ from numba.extending import intrinsic, overload
 
 from octavo.kv.scheme import Scheme
 
-__all__ = ["decode_tile", "encode_row", "from_half", "load_rows", "register", "rows_of", "to_half"]
+__all__ = ["decode_tile", "encode_row", "from_half", "instruction", "load_rows", "register", "rows_of", "to_half"]
+
+instruction: Any = intrinsic
+"""Numba's decorator for functions made of LLVM instructions, untyped: it hides their first parameter from callers."""
 
 
 def encode_row(rows: Any, block: Any, token: int, vector: Any, dim: int) -> None:
@@ -63,7 +66,7 @@ def rows_of(scheme: Scheme, slots: Any) -> tuple[int, ...]:
     return load_rows(scheme.row_codec)(*(slot.offset for slot in slots))
 
 
-@intrinsic
+@instruction
 def _half_bits(typingctx: Any, number: Any) -> Any:
     """fp32 -> the bits of the nearest fp16, ties to even."""
 
@@ -73,7 +76,7 @@ def _half_bits(typingctx: Any, number: Any) -> Any:
     return types.uint16(types.float32), codegen
 
 
-@intrinsic
+@instruction
 def from_half(typingctx: Any, bits: Any) -> Any:
     """The bits of an fp16 (uint16) -> fp32, exactly."""
 

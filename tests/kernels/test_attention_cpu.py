@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from kernel_cases import PAIRS, fill, make_rope, make_sequences, random_vectors
 
 from octavo.kernels.attention import attend
 from octavo.kernels.rows import ScoreCorrection
+from tests.kernels.kernel_cases import PAIRS, fill, make_rope, make_sequences, random_vectors
 
 CLOSE = {"rtol": 2e-5, "atol": 5e-5}  # of values up to 30: fp32 sums in another order
 CONTEXTS = (1, 70, 300, 64, 1100)

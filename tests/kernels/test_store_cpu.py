@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import PAIRS, make_rope, make_sequences, random_vectors
 
 from octavo.kernels.store import store
+from tests.kernels.kernel_cases import PAIRS, make_rope, make_sequences, random_vectors
 
 CONTEXTS, NEW = (70, 1, 130, 64), (70, 1, 0, 13)
 

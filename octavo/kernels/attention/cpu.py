@@ -12,7 +12,7 @@ only on its position and its window: not on the batch, the chunk it came in, how
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from numba import njit
 from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
-from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, octets
+from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, keep_alive, octets
+from octavo.kernels.cpu.room import PANEL, lay_out
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES, TILE, exp2, product, softmax_row, transpose16
@@ -33,7 +34,6 @@ __all__ = ["attend"]
 
 _SPLIT_TOKENS = 512
 _BLOCK_QUERIES = 96
-_PANEL = 6  # queries whose scores are in flight together
 _EMPTY = np.float32(-1e30)  # the maximum of no scores
 _NO_WINDOW = 1 << 40
 _NO_ANGLES = Angles(0, 0, 0, 0)
@@ -52,49 +52,13 @@ class _Call(NamedTuple):
     b: int
 
 
-class _Room(NamedTuple):
-    """One thread's scratch, as addresses. R = queries of a block, S = D rounded up to LANES."""
-
-    queries: int  # [R, D] scaled
-    left: int  # [2, R, W] the correction's a and b, scaled
-    keys: int  # [S, 64] a K tile, transposed
-    tile: int  # [64, S] the tile just decoded
-    scores: int  # [6, 64]
-    keep: int  # [6] factors
-    ones: int  # [6]
-    spare: int  # [S]
-    state: int  # [R, 2] maximum and sum of the split
-    sums: int  # [R, S]
-    total_state: int  # [R, 2]
-    total: int  # [R, S]
-
-
 class _Item(NamedTuple):
-    row: int
-    head: int
-    first_token: int  # of the step
-    tokens: int
-    position: int  # of the first token
-    context: int
-
-
-@njit(error_model="numpy")
-def _lay_out(base, rows, dim, width):
-    """The scratch of one thread from `base` on, and where it ends."""
-    padded = (dim + LANES - 1) // LANES * LANES
-    queries = aligned(base)
-    left = aligned(queries + 4 * rows * dim)
-    keys = aligned(left + 8 * rows * width)
-    tile = keys + 4 * padded * TILE
-    scores = tile + 4 * padded * TILE
-    keep = scores + 4 * _PANEL * TILE
-    spare = keep + 128
-    state = aligned(spare + 4 * padded)
-    sums = aligned(state + 8 * rows)
-    total_state = aligned(sums + 4 * padded * rows)
-    total = aligned(total_state + 8 * rows)
-    room = _Room(queries, left, keys, tile, scores, keep, keep + 64, spare, state, sums, total_state, total)
-    return room, total + 4 * padded * rows
+    row: Any  # all int64
+    head: Any
+    first_token: Any  # of the step
+    tokens: Any
+    position: Any  # of the first token
+    context: Any
 
 
 @njit(error_model="numpy")
@@ -160,10 +124,10 @@ def _attend_tile(item, call, layer, angles, begin, count, room, state, sums):
     rows, width = item.tokens * group, angles.width
     first = max(0, begin - item.position) * group
     end = min(item.tokens, begin + count - 1 + call.window - item.position) * group
-    keep = floats(room.keep, _PANEL)
+    keep = floats(room.keep, PANEL)
     none, tile = np.int64(0), np.int64(TILE)  # a literal argument would be compiled apart
-    for r in range(first, end, _PANEL):
-        n = min(_PANEL, end - r)
+    for r in range(first, end, PANEL):
+        n = min(PANEL, end - r)
         product(room.queries + 4 * dim * r, 4 * dim, room.keys, 4 * TILE, room.scores, 4 * TILE, n, tile, dim, none)
         if width:
             left = room.left + 4 * width * r
@@ -262,19 +226,17 @@ def _item_of(number, row, items, call, layer, step):
 
 
 @njit(error_model="numpy")
-def _work(counter, done, items_at, partials, call, layer, key, value, step, angles, scale):
-    """Take items until none are left. Every thread of the team runs this.
+def _take_items(scratch, counter, done, items_at, partials, call, layer, key, value, step, angles, scale):
+    """Take items until none are left, with scratch room at an address.
 
     The thread that finishes the last split of a row and head merges them all, in order.
     """
     group, padded = call.heads // layer.kv_heads, (layer.dim + LANES - 1) // LANES * LANES
     block_rows = call.block_tokens * group
     items, row = ints64(items_at, step.rows + 1), 0
-    _, room_bytes = _lay_out(np.int64(0), block_rows, layer.dim, angles.width)
-    scratch = np.empty(room_bytes + 64, np.uint8)
-    room, _ = _lay_out(address_of(scratch), block_rows, layer.dim, angles.width)
-    ones = floats(room.ones, _PANEL)
-    for i in range(_PANEL):
+    room, _ = lay_out(scratch, block_rows, layer.dim, angles.width)
+    ones = floats(room.ones, PANEL)
+    for i in range(PANEL):
         ones[i] = np.float32(1.0)
     partial_bytes = block_rows * 4 * (padded + LANES)  # sums, then state
     while True:
@@ -304,6 +266,16 @@ def _work(counter, done, items_at, partials, call, layer, key, value, step, angl
         _finish(item, call, layer, room)
 
 
+@njit(error_model="numpy")
+def _work(counter, done, items_at, partials, call, layer, key, value, step, angles, scale):
+    """What every thread of the team runs."""
+    block_rows = call.block_tokens * (call.heads // layer.kv_heads)
+    _, room_bytes = lay_out(np.int64(0), block_rows, layer.dim, angles.width)
+    scratch = np.empty(room_bytes + 64, np.uint8)
+    _take_items(address_of(scratch), counter, done, items_at, partials, call, layer, key, value, step, angles, scale)
+    keep_alive(scratch)
+
+
 @per_codec_pair
 def _kernel_of(digest: int) -> Kernel:
     @njit(cache=True, error_model="numpy")
@@ -318,6 +290,9 @@ def _kernel_of(digest: int) -> Kernel:
         at, numbers, room = address_of(counter), address_of(items), aligned(address_of(partials))
         run_team(launcher, threads if tiles >= 4 else 1, _work,
                  (at, at + 8, numbers, room, call, layer, key, value, step, angles, scale))  # fmt: skip
+        keep_alive(items)
+        keep_alive(counter)
+        keep_alive(partials)
 
     return attention_kernel
 

@@ -5,7 +5,7 @@ calls. So a kernel is made inside a function that closes over a digest of them a
 """
 
 import hashlib
-import inspect
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,18 @@ __all__ = ["per_codec_pair"]
 Kernel = Callable[..., None]
 
 
+def _sources(rows_class: type) -> set[Path]:
+    """The file of a row codec and those of what it imports from its own package."""
+    codec = sys.modules[rows_class.__module__]
+    named = {codec.__name__} | {getattr(value, "__module__", None) or "" for value in vars(codec).values()}
+    ours = (name for name in named if name.partition(".")[0] == codec.__name__.partition(".")[0])
+    return {Path(file) for name in ours if (file := getattr(sys.modules[name], "__file__", None))}
+
+
 @cache
 def _digest(*classes: type) -> int:
-    files = {Path(row_codec.__file__)}
-    folders = {Path(__file__).parent} | {Path(inspect.getfile(rows_class)).parent for rows_class in classes}
-    sources = sorted(files | {file for folder in folders for file in folder.glob("*.py")})
-    text = b"".join(file.read_bytes() for file in sources)
+    sources = {Path(row_codec.__file__), *Path(__file__).parent.glob("*.py")}.union(*map(_sources, classes))
+    text = b"".join(file.read_bytes() for file in sorted(sources))
     return int.from_bytes(hashlib.sha256(text).digest()[:7])
 
 

@@ -3,13 +3,15 @@
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import njit, types
+from numba.np.numpy_support import carray
 
-__all__ = ["address_of", "aligned", "floats", "ints32", "ints64", "octets"]
+from octavo.kv.row_codec import instruction
+
+__all__ = ["address_of", "aligned", "floats", "ints32", "ints64", "keep_alive", "octets"]
 
 
-@intrinsic
+@instruction
 def _pointer(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
@@ -41,7 +43,18 @@ def ints64(address, count):
 
 @njit(inline="always")
 def address_of(array):
+    """Valid up to the array's last mention: Numba frees an array right after it. See `keep_alive`."""
     return np.int64(array.ctypes.data)
+
+
+@instruction
+def keep_alive(typingctx: Any, array: Any) -> Any:
+    """A last mention: the array is not freed before this line."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
 
 
 @njit(inline="always")

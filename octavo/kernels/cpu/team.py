@@ -14,7 +14,8 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from octavo.kv.row_codec import instruction
 
 __all__ = ["next_item", "run_team", "team_launcher", "why_serial"]
 
@@ -37,7 +38,7 @@ def why_serial() -> str | None:
     return None
 
 
-@intrinsic
+@instruction
 def run_team(typingctx: Any, launcher: Any, threads: Any, worker: Any, args: Any) -> Any:
     """`worker(*args)` on each of `threads` threads at once, or on this one; returns when all have.
 
@@ -72,7 +73,7 @@ def run_team(typingctx: Any, launcher: Any, threads: Any, worker: Any, args: Any
     return types.void(types.int64, types.int64, worker, args), codegen
 
 
-@intrinsic
+@instruction
 def next_item(typingctx: Any, counter: Any) -> Any:
     """Atomically add one to the int64 at an address; returns what it was. Orders what came before it on this thread."""
 

@@ -13,7 +13,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from octavo.kv.row_codec import instruction
 
 __all__ = ["COLUMNS", "LANES", "TILE", "exp2", "hadamard16", "product", "softmax_row", "transpose16"]
 
@@ -58,7 +59,7 @@ def _panel(queries: int, columns: int) -> Callable[..., None]:
     """`c[queries, columns] = keep * c + a[queries, depth] @ b[depth, columns]` in registers; sums run over depth in
     order. Where `keep` is 0 what c held does not count."""
 
-    @intrinsic
+    @instruction
     def panel(typingctx: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any, depth: Any, keep: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a, lda, b, ldb, c, ldc, depth, keep = args
@@ -122,7 +123,7 @@ def product(a, lda, b, ldb, c, ldc, rows, columns, depth, keep):
         row += step
 
 
-@intrinsic
+@instruction
 def transpose16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
     """A 16 x 16 block: four rounds, each swapping one bit of the row number with one of the lane number."""
 
@@ -142,7 +143,7 @@ def transpose16(typingctx: Any, source: Any, source_stride: Any, target: Any, ta
     return types.void(*[types.int64] * 4), codegen
 
 
-@intrinsic
+@instruction
 def hadamard16(typingctx: Any, address: Any) -> Any:
     """16 numbers in place, times the unnormalised Sylvester matrix of order 16."""
 
@@ -179,7 +180,7 @@ def _exp2(builder: Any, x: Any) -> Any:
     return builder.select(tiny, const(x.type, 0.0), power)
 
 
-@intrinsic
+@instruction
 def exp2(typingctx: Any, number: Any) -> Any:
     """2^number for an fp32 <= 0, the same bits as inside `softmax_row`."""
 
@@ -204,7 +205,7 @@ def _fold(builder: Any, vector: Any, combine: Callable[[Any, Any, Any], Any]) ->
     return builder.extract_element(vector, ir.Constant(_I32, 0))
 
 
-@intrinsic
+@instruction
 def softmax_row(typingctx: Any, scores: Any, first: Any, end: Any, state: Any) -> Any:
     """One query, one tile of 64 scores in units of log2: the running softmax.
 

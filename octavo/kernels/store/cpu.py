@@ -8,7 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
-from octavo.kernels.cpu.memory import address_of, aligned, floats, ints64, octets
+from octavo.kernels.cpu.memory import address_of, aligned, floats, ints64, keep_alive, octets
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES
@@ -104,12 +104,12 @@ def _work(counter, inputs, layer, key, value, step):
     padded = (layer.dim + LANES - 1) // LANES * LANES
     scratch = np.empty(2 * padded + LANES, np.float32)
     room = aligned(address_of(scratch))
-    while True:
-        first = next_item(counter) * _TOKENS_PER_ITEM
-        if first >= inputs.tokens:
-            return
+    first = next_item(counter) * _TOKENS_PER_ITEM
+    while first < inputs.tokens:
         for token in range(first, min(first + _TOKENS_PER_ITEM, inputs.tokens)):
             _store_token(token, inputs, layer, key, value, step, room, room + 4 * padded)
+        first = next_item(counter) * _TOKENS_PER_ITEM
+    keep_alive(scratch)
 
 
 @per_codec_pair
@@ -118,6 +118,7 @@ def _kernel_of(digest: int) -> Kernel:
     def store_kernel(launcher, threads, inputs, layer, key, value, step):
         counter = np.full(1, digest - digest, np.int64)  # the digest of the sources is part of the key on disk
         run_team(launcher, threads, _work, (address_of(counter), inputs, layer, key, value, step))
+        keep_alive(counter)
 
     return store_kernel
 

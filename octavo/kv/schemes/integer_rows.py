@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
-from octavo.kv.row_codec import from_half, to_half
+from octavo.kv.row_codec import from_half, instruction, to_half
 
 __all__ = ["BYTES", "measure", "put_half", "widen4", "widen8"]
 
@@ -58,7 +57,7 @@ def _write(builder: Any, codes: Any, scale: Any, mid: Any, address: Any) -> None
     builder.store(numbers, builder.inttoptr(address, numbers.type.as_pointer()), align=4)
 
 
-@intrinsic
+@instruction
 def widen8(typingctx: Any, source: Any, target: Any, scale: Any, mid: Any) -> Any:
     """16 signed bytes at an address -> 16 numbers."""
 
@@ -70,7 +69,7 @@ def widen8(typingctx: Any, source: Any, target: Any, scale: Any, mid: Any) -> An
     return types.void(types.int64, types.int64, types.float32, types.float32), codegen
 
 
-@intrinsic
+@instruction
 def widen4(typingctx: Any, source: Any, low: Any, high: Any, scale: Any, mid: Any) -> Any:
     """16 bytes of two signed nibbles -> 16 numbers at `low` and 16 at `high`."""
 
