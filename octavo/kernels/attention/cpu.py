@@ -20,7 +20,7 @@ from numba import njit
 from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
-from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, keep_alive, octets
+from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, keep_alive, octets, prefetch
 from octavo.kernels.cpu.room import PANEL, lay_out
 from octavo.kernels.cpu.rotation import turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
@@ -153,7 +153,12 @@ def _attend_split(item, call, layer, key, value, step, angles, split, room, stat
     last = item.position + item.tokens - 1
     oldest = max(0, item.position - call.window + 1)
     table = ints32(step.tables + 4 * step.table_width * item.row, step.table_width)
-    for p in range(split * pages, min((split + 1) * pages, last // layer.page_tokens + 1)):
+    end = min((split + 1) * pages, last // layer.page_tokens + 1)
+    for p in range(split * pages, end):
+        if p + 1 < end:
+            ahead = layer.pages + np.int64(table[p + 1]) * layer.page_bytes + item.head * layer.head_bytes
+            for line in range(0, layer.head_bytes, 64):
+                prefetch(ahead + line)
         for offset in range(0, layer.page_tokens, TILE):
             begin = p * layer.page_tokens + offset
             count = min(TILE, layer.page_tokens - offset, last + 1 - begin)

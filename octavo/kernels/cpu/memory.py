@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.np.numpy_support import carray
 
 from octavo.kv.row_codec import instruction
 
-__all__ = ["address_of", "aligned", "floats", "ints32", "ints64", "keep_alive", "octets"]
+__all__ = ["address_of", "aligned", "floats", "ints32", "ints64", "keep_alive", "octets", "prefetch"]
 
 
 @instruction
@@ -55,6 +57,21 @@ def keep_alive(typingctx: Any, array: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array), codegen
+
+
+@instruction
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address; any address will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, near, data = (ir.Constant(word, value) for value in (0, 2, 1))  # into L2 cache
+        builder.call(call, [builder.inttoptr(args[0], pointer), read, near, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @njit(inline="always")
