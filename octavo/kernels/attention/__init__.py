@@ -19,7 +19,16 @@ def _cpu(
     return cpu.attend(q, rows, layer, softmax_scale, window, correction)
 
 
-ATTENTION_IMPLS = Table("attention impl", {"cpu": _cpu, "reference": reference.attend})
+def _triton(
+    q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
+    correction: ScoreCorrection | None,
+) -> Tensor:  # fmt: skip
+    from octavo.kernels.attention import triton
+
+    return triton.attend(q, rows, layer, softmax_scale, window, correction)
+
+
+ATTENTION_IMPLS = Table("attention impl", {"triton": _triton, "cpu": _cpu, "reference": reference.attend})
 
 
 def attend(

@@ -17,7 +17,13 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPa
     return cpu.store(q, k, v, rope, rows, layer)
 
 
-STORE_IMPLS = Table("store impl", {"cpu": _cpu, "reference": reference.store})
+def _triton(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPages) -> Tensor:
+    from octavo.kernels.store import triton
+
+    return triton.store(q, k, v, rope, rows, layer)
+
+
+STORE_IMPLS = Table("store impl", {"triton": _triton, "cpu": _cpu, "reference": reference.store})
 
 
 def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages, impl: str) -> Tensor:

@@ -39,6 +39,7 @@ INT4 = Scheme(
     Tolerance(of_range=0.51 / 15, of_peak=2**-14, floor=1e-5, holds_to=FP16_MAX),
     rotates=True,
     aliases=("4", "int4_per_token_head", "q4_0"),
+    tile_codec="octavo.kv.schemes.int4_tiles:INT4_TILES",
     row_codec="octavo.kv.schemes.int4_rows:Int4Rows",
     summary="two numbers a byte, per token and head, rotated",
 )  # fmt: skip

@@ -31,6 +31,7 @@ INT8 = Scheme(
     Tolerance(of_range=0.56 / 255, of_peak=2**-17, floor=1e-5, holds_to=FP16_MAX),
     rotates=True,
     aliases=("8", "int8_per_token_head", "q8_0"),
+    tile_codec="octavo.kv.schemes.int8_tiles:INT8_TILES",
     row_codec="octavo.kv.schemes.int8_rows:Int8Rows",
     summary="per token and head, rotated; the default",
 )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Launching the Triton attention kernel: every launch argument is worked out here."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo.base.errors import UsageError
+from octavo.kernels.attention.triton_kernel import attend_kernel
+from octavo.kernels.rows import Rows, ScoreCorrection
+from octavo.kv.pool import LayerPages
+from octavo.kv.tile_codec import TileCodec, tiles_of
+from octavo.kv.transform import unrotate
+
+__all__ = ["Tiling", "attend", "choose_tiling"]
+
+_LOG2_E = 1.4426950408889634
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages."""
+
+    rows: int
+    tile: int
+    splits: int
+    warps: int
+    stages: int
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@cache
+def _counters(device: torch.device, stream: int) -> Tensor:
+    # every launch leaves them at zero; launches on one stream follow each other
+    return torch.zeros(1 << 20, dtype=torch.int32, device=device)
+
+
+def _pow2(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def choose_tiling(
+    codecs: tuple[TileCodec, TileCodec], query_rows: int, sequences: int, kv_heads: int, max_context: int, processors: int
+) -> Tiling:
+    """`query_rows`: new tokens of the longest chunk times query heads per KV head."""
+    one_warp = any(codec.one_warp for codec in codecs)
+    exact = any(codec.key_compute == "float32" for codec in codecs)
+    rows = min(64, max(16 if exact else 8, _pow2(query_rows)))
+    if rows == 64:
+        return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
+    programs = sequences * kv_heads * -(-query_rows // rows)
+    wanted = -(-(processors * (24 if one_warp else 12)) // programs)
+    splits = min(_pow2(wanted), 64, max(1, _pow2(max_context // 256 + 1) // 2))
+    if one_warp:
+        return Tiling(rows, 32, splits, 1, 1)
+    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 3)
+
+
+def _compute(name: str) -> tl.dtype:
+    # the interpreter multiplies bf16 operands by their raw bits
+    return getattr(tl, "float32" if _INTERPRETED and name == "bfloat16" else name)
+
+
+def _offsets(slots) -> tuple[int, int, int]:
+    offsets = [slot.offset for slot in slots]
+    return (*offsets, 0, 0)[:3]
+
+
+def attend(
+    q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
+    correction: ScoreCorrection | None, tiling: Tiling | None = None,
+) -> Tensor:  # fmt: skip
+    if correction is not None:
+        raise UsageError("the triton kernels cannot correct scores for bias-free keys yet", hint="use --kernels reference")
+    layout, plan = layer.layout, layer.plan
+    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
+    tokens, heads, head_dim = q.shape
+    group, sequences = heads // layout.kv_heads, rows.context.shape[0]
+    if tiling is None:
+        processors = _multiprocessors(q.device)
+        tiling = choose_tiling(
+            (key, value), rows.max_query * group, sequences, layout.kv_heads, rows.max_context, processors
+        )
+    blocks, width, splits = -(-rows.max_query * group // tiling.rows), _pow2(head_dim), tiling.splits
+    out = torch.empty_like(q)
+    partial = torch.empty(splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
+    stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
+    in_kernel = plan.value.rotated and width == head_dim
+    attend_kernel[(splits, layout.kv_heads * blocks, sequences)](
+        q.contiguous(), out, partial, partial[splits * tokens * heads * width :] if splits > 1 else partial,
+        _counters(q.device, stream), rows.query_start, rows.context, rows.block_tables, layer.pages,
+        softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0,
+        LOAD_KEYS=key.load_keys, LOAD_VALUES=value.load_values, ARRANGE=value.arrange_weights, KEY_DIMS=key.key_dims,
+        VALUE_DIMS=value.value_dims, KEY_AT=_offsets(layout.key_slots), VALUE_AT=_offsets(layout.value_slots),
+        KEY_COMPUTE=_compute(key.key_compute), VALUE_COMPUTE=_compute(value.value_compute), KEY_AFFINE=key.affine,
+        VALUE_AFFINE=value.affine, KEY_FACTOR=key.key_factor, UNROTATE=in_kernel, PAGE_BYTES=layout.page_bytes,
+        HEAD_BYTES=layout.head_bytes, KV_HEADS=layout.kv_heads, GROUP=group, HEAD=head_dim, WIDTH=width,
+        ROWS=tiling.rows, BLOCKS=blocks, TILE=tiling.tile, PAGE=layout.page_tokens, SPLITS=splits,
+        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, num_warps=tiling.warps,
+        num_stages=tiling.stages,
+    )  # fmt: skip
+    return unrotate(out) if plan.value.rotated and not in_kernel else out

@@ -1,0 +1,275 @@
+"""Paged attention in Triton: one program a (sequence, KV head and block of its query rows, split of the context).
+
+ROWS query rows share a KV head: row r of a chunk is new token r // GROUP, query head r % GROUP. Each program runs over
+its share of the pages with an online softmax; of the programs of one row block the last to finish merges the splits.
+
+Per-row scale s and midpoint m of an affine scheme never enter the element loop:
+    score = s_n (q . k_n) + m_n sum(q)          out = sum (p_n s_n) v_n + sum p_n m_n
+The running maximum is that of score + log2 of V's scale, so the weights p_n s_n that go to the tensor cores lie in
+[0, 1] whatever the scales are, and fp16 holds them.
+"""
+
+import triton
+import triton.language as tl
+
+from octavo.kv.lanes import lane_grid, lanes_last
+
+__all__ = ["attend_kernel"]
+
+@triton.jit
+def _stack(first, second, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Two `[ROWS, WIDTH]` -> `[2 ROWS, WIDTH]`, one above the other."""
+    return tl.join(first, second).permute(2, 0, 1).reshape(2 * ROWS, WIDTH)
+
+
+@triton.jit
+def _unstack(stacked, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    return stacked.reshape(2, ROWS, WIDTH).permute(1, 2, 0).split()
+
+
+@triton.jit
+def _load_query(
+    q, first_row, rows, begin, group, KEY_DIMS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """fp32 `[ROWS, WIDTH]`, dimensions in the order of key tiles; loaded as the int8 operand lies in a warp."""
+    x, g, c, j = lane_grid(WIDTH // 16, ROWS, 4)
+    dims = KEY_DIMS(x // 2 * 32 + c * 8 + x % 2 * 4 + j, HEAD, WIDTH)
+    real = (dims >= 0) & (dims < HEAD) & (first_row + g < rows)
+    row = (begin + (first_row + g) // GROUP) * (KV_HEADS * GROUP) + group * GROUP + (first_row + g) % GROUP
+    at = tl.max_contiguous(tl.multiple_of(row * HEAD + dims, [1, 1, 1, 4]), [1, 1, 1, 4])
+    tile = lanes_last(tl.load(q + at, mask=real, other=0.0)).reshape(WIDTH // 32, 2, ROWS, 4, 4)
+    return tile.permute(2, 0, 3, 1, 4).reshape(ROWS, WIDTH)
+
+
+@triton.jit
+def _split_query(q, ROWS: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr):
+    """fp32 q -> its operand (high parts above low parts, as COMPUTE) and the factor of each row."""
+    if COMPUTE == tl.float32:
+        operand, factor = q, tl.full([ROWS], 1.0, tl.float32)
+    elif COMPUTE == tl.int8:  # about 16 bits: q = (256 high + low) * factor
+        peak = tl.maximum(tl.max(tl.abs(q), 1), 1e-30)
+        whole = (q * (32512.0 / peak)[:, None] + 12582912.0) - 12582912.0
+        high = tl.floor((whole + 128.0) * 0.00390625)
+        low = whole - high * 256.0
+        operand, factor = _stack(high.to(tl.int8), low.to(tl.int8), ROWS, WIDTH), peak / 32512.0
+    else:
+        factor = tl.maximum(tl.max(tl.abs(q), 1), 1e-30)
+        unit = q * (1.0 / factor)[:, None]
+        high = unit.to(COMPUTE)
+        operand = _stack(high, (unit - high.to(tl.float32)).to(COMPUTE), ROWS, WIDTH)
+    return operand, factor
+
+
+@triton.jit
+def _scores(q, keys, ROWS: tl.constexpr, TILE: tl.constexpr, COMPUTE: tl.constexpr):
+    if COMPUTE == tl.float32:
+        score = tl.dot(q, keys, input_precision="ieee")
+    elif COMPUTE == tl.int8:
+        high, low = _unstack(tl.dot(q, keys, out_dtype=tl.int32), ROWS, TILE)
+        score = (high * 256 + low).to(tl.float32)
+    else:
+        high, low = _unstack(tl.dot(q, keys, out_dtype=tl.float32), ROWS, TILE)
+        score = high + low
+    return score
+
+
+@triton.jit
+def _metadata(
+    head, OFFSET: tl.constexpr, token, limit, ROWS: tl.constexpr, TILE: tl.constexpr, MASKED: tl.constexpr
+):  # fmt: skip
+    """fp16 per row of the tile -> fp32 `[ROWS, TILE]`, the same in every query row, loaded as scores lie in a warp."""
+    x, g, c, j = lane_grid(TILE // 8, ROWS, 2)
+    n = x * 8 + c * 2 + j + g * 0
+    pointer = (head + OFFSET).to(tl.pointer_type(tl.float16)) + token + n
+    if MASKED:
+        number = tl.load(pointer, mask=n < limit, other=0.0)
+    else:
+        number = tl.load(pointer)
+    return lanes_last(number).permute(1, 0, 2, 3).reshape(ROWS, TILE).to(tl.float32)
+
+
+@triton.jit
+def _about_log2(x):
+    """log2 of positive x within 0.09: the bits of a float are its logarithm, but for the bend within an octave."""
+    return x.to(tl.int32, bitcast=True).to(tl.float32) * 1.1920928955078125e-07 - 127.0
+
+
+@triton.jit
+def _weigh(
+    weights, values, total, alpha, ARRANGE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """total * alpha + weights @ values. With 8 rows the upper half of the operand carries what rounding left."""
+    if COMPUTE == tl.float32:
+        total = tl.dot(weights, values, total * alpha[:, None], input_precision="ieee")
+    elif ROWS == 8:
+        high = weights.to(COMPUTE)
+        operand = ARRANGE(_stack(high, (weights - high.to(tl.float32)).to(COMPUTE), ROWS, TILE), 2 * ROWS, TILE)
+        both = tl.join(alpha, alpha).permute(1, 0).reshape(16)
+        total = tl.dot(operand, values, total * both[:, None])
+    else:
+        total = tl.dot(ARRANGE(weights.to(COMPUTE), ROWS, TILE), values, total * alpha[:, None])
+    return total
+
+
+@triton.jit
+def _tile_step(
+    state, q, factor, shift, tile, table, pages, group, context, position, window, MASKED: tl.constexpr,
+    LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr,
+    KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr, KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr,
+    PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, PAGE: tl.constexpr, PLAIN: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Take tile number `tile` of the sequence into the running softmax."""
+    total, peak, mass, offset = state
+    page = tl.load(table + tile // (PAGE // TILE)).to(tl.int64)
+    head = pages + page * PAGE_BYTES + group * HEAD_BYTES
+    token = tile % (PAGE // TILE) * TILE
+    limit = context - tile * TILE
+    n = tl.arange(0, TILE)
+    keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
+    values = LOAD_VALUES(
+        head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN
+    )
+    score = _scores(q, keys, ROWS, TILE, KEY_COMPUTE) * factor[:, None]
+    if KEY_AFFINE:
+        scale = _metadata(head, KEY_AT[1], token, limit, ROWS, TILE, MASKED)
+        mid = _metadata(head, KEY_AT[2], token, limit, ROWS, TILE, MASKED)
+        score = score * scale + shift[:, None] * mid
+    if MASKED:
+        seen = (tile * TILE + n)[None, :] <= position[:, None]
+        if WINDOW:
+            seen = seen & ((tile * TILE + n)[None, :] > position[:, None] - window)
+        score = tl.where(seen, score, float("-inf"))
+    if VALUE_AFFINE:
+        scale = _metadata(head, VALUE_AT[1], token, limit, ROWS, TILE, MASKED)
+        mid = _metadata(head, VALUE_AT[2], token, limit, ROWS, TILE, MASKED)
+        top = tl.max(score + _about_log2(tl.maximum(scale, 2.9802322387695312e-08)), 1)
+    else:
+        top = tl.max(score, 1)
+    new_peak = tl.maximum(peak, top)
+    alpha = tl.exp2(peak - new_peak)
+    weights = tl.exp2(score - new_peak[:, None])
+    mass = mass * alpha + tl.sum(weights, 1)
+    if VALUE_AFFINE:
+        offset = offset * alpha + tl.sum(weights * mid, 1)
+        weights = weights * scale
+    total = _weigh(weights, values, total, alpha, ARRANGE, ROWS, TILE, VALUE_COMPUTE)
+    return total, new_peak, mass, offset
+
+
+@triton.jit
+def _merge_row_block(
+    total, peak, mass, partial, stats, arrived, row, live, split, TOTAL_ROWS, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so."""
+    at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(partial + split * TOTAL_ROWS * WIDTH + at, total, mask=live[:, None])
+    tl.store(stats + (split * TOTAL_ROWS + row) * 2, peak, mask=live)
+    tl.store(stats + (split * TOTAL_ROWS + row) * 2 + 1, mass, mask=live)
+    tl.debug_barrier()
+    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+    if last:
+        tl.store(arrived, 0)
+        s = tl.arange(0, SPLITS)[None, :]
+        each = (s * TOTAL_ROWS + row[:, None]) * 2
+        there = live[:, None] & (s >= 0)
+        peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
+        masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
+        peak = tl.max(peaks, 1)
+        mass = tl.sum(masses * tl.exp2(peaks - peak[:, None]), 1)
+        total = tl.zeros([ROWS, WIDTH], tl.float32)
+        for other in range(SPLITS):
+            part = tl.load(partial + other * TOTAL_ROWS * WIDTH + at, mask=live[:, None], other=0.0, cache_modifier=".cg")
+            one = tl.load(stats + (other * TOTAL_ROWS + row) * 2, mask=live, other=-1.0e30, cache_modifier=".cg")
+            total += part * tl.exp2(one - peak)[:, None]
+    return last, total, mass
+
+
+@triton.jit
+def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in whatever order they lie."""
+    for bit in tl.static_range(0, 9):
+        if 2**bit < WIDTH:
+            low, high = x.reshape(ROWS, WIDTH // 2 ** (bit + 1), 2, 2**bit).permute(0, 1, 3, 2).split()
+            x = tl.join(low + high, low - high).permute(0, 1, 3, 2).reshape(ROWS, WIDTH)
+    return x * (1.0 / WIDTH**0.5)
+
+
+@triton.jit
+def attend_kernel(
+    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, total_rows, window,
+    LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
+    VALUE_DIMS: tl.constexpr,
+    KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
+    KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr, KEY_FACTOR: tl.constexpr, UNROTATE: tl.constexpr,
+    PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, TILE: tl.constexpr,
+    PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (SPLITS, KV_HEADS * BLOCKS, sequences)."""
+    split, group, sequence = tl.program_id(0), tl.program_id(1) // BLOCKS, tl.program_id(2)
+    first_row = tl.program_id(1) % BLOCKS * ROWS
+    begin = tl.load(query_start + sequence)
+    rows = (tl.load(query_start + sequence + 1) - begin) * GROUP
+    if first_row >= rows:
+        return
+    context = tl.load(contexts + sequence)
+    r = first_row + tl.arange(0, ROWS)
+    live = r < rows
+    position = context - rows // GROUP + r // GROUP
+    lowest = context - rows // GROUP + first_row // GROUP
+    end = context - rows // GROUP + (tl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
+    row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
+
+    query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
+    shift = tl.sum(query, 1) * scale_log2
+    operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
+    factor = factor * (scale_log2 * KEY_FACTOR)
+
+    PER_PAGE: tl.constexpr = PAGE // TILE
+    start_page = 0
+    if WINDOW:
+        start_page = tl.maximum(lowest - window + 1, 0) // PAGE
+    share = tl.cdiv(tl.cdiv(end, PAGE) - start_page, SPLITS)
+    tile_from = (start_page + split * share) * PER_PAGE
+    tile_to = tl.minimum(tile_from + share * PER_PAGE, tl.cdiv(end, TILE))
+    whole_to = tile_from if WINDOW else tl.maximum(tile_from, tl.minimum(tile_to, (lowest + 1) // TILE))
+
+    BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 else 1
+    table = tables + sequence.to(tl.int64) * table_stride
+    total = tl.zeros([BOTH * ROWS, WIDTH], tl.float32)
+    peak = tl.full([ROWS], -1.0e30, tl.float32)
+    mass, offset = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    for tile in tl.range(tile_from, whole_to, num_stages=STAGES):
+        total, peak, mass, offset = _tile_step(
+            (total, peak, mass, offset), operand, factor, shift, tile, table, pages, group, context, position, window,
+            False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE,
+            PAGE_BYTES, HEAD_BYTES, HEAD, WIDTH, ROWS, TILE, PAGE, PLAIN, WINDOW,
+        )  # fmt: skip
+    for tile in tl.range(whole_to, tile_to, num_stages=1):
+        total, peak, mass, offset = _tile_step(
+            (total, peak, mass, offset), operand, factor, shift, tile, table, pages, group, context, position, window,
+            True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE,
+            PAGE_BYTES, HEAD_BYTES, HEAD, WIDTH, ROWS, TILE, PAGE, PLAIN, WINDOW,
+        )  # fmt: skip
+
+    if BOTH == 2:
+        high, low = _unstack(total, ROWS, WIDTH)
+        total = high + low
+    if VALUE_AFFINE:
+        total += offset[:, None]
+    last = True
+    if SPLITS > 1:
+        arrived += sequence * (KV_HEADS * BLOCKS) + tl.program_id(1)
+        last, total, mass = _merge_row_block(
+            total, peak, mass, partial, stats, arrived, row, live, split, total_rows, ROWS, WIDTH, SPLITS
+        )
+    if last:
+        total = total / mass[:, None]
+        if UNROTATE:
+            total = _hadamard(total, ROWS, WIDTH)
+        dims = VALUE_DIMS(tl.arange(0, WIDTH), HEAD, WIDTH)
+        real = live[:, None] & ((dims >= 0) & (dims < HEAD))[None, :]
+        tl.store(out + row[:, None] * HEAD + dims[None, :], total, mask=real)
