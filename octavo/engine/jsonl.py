@@ -185,7 +185,7 @@ def _check_source(number: int, found: dict[str, Any]) -> None:
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+    if not path.is_file():  # new, or a pipe or device that keeps nothing
         return
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -201,7 +201,7 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _mend_last_line(path: Path) -> None:
     """Cut off a last line that was not written to its end (an earlier run was killed, or the disk was full)."""
-    if not path.exists():
+    if not path.is_file():  # new, or a pipe or device that keeps nothing
         return
     raw = path.read_bytes()
     end = raw.rfind(b"\n") + 1
@@ -209,17 +209,19 @@ def _mend_last_line(path: Path) -> None:
         os.truncate(path, end)
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
+    """Unbuffered: what a full disk refuses must not come back when the file is closed."""
     try:
-        return path.open("a", encoding="utf-8")
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
 
 
-def _write(out: IO[str], path: Path, record: dict[str, Any]) -> None:
+def _write(out: IO[bytes], path: Path, record: dict[str, Any]) -> None:
+    line = memoryview((json.dumps(record, ensure_ascii=False) + "\n").encode())
     try:
-        out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        out.flush()
+        while line:
+            line = line[out.write(line) :]
     except OSError as error:
         raise UsageError(
             f"cannot write `{path}`: {error.strerror}", hint="the answers so far are kept; make room and run again"
