@@ -1,1 +1,4 @@
-"""Vocabulary that every layer may use: errors, tables of choices, units, hardware questions. Imports nothing of octavo."""
+"""Vocabulary that every layer may use: errors, tables of choices, units, hardware questions.
+
+Imports nothing of octavo.
+"""

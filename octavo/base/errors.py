@@ -8,6 +8,8 @@
     ├── CapacityError              a prompt or pool that cannot fit, with the arithmetic
     ├── RequestError               one request is invalid; the engine and its other requests go on
     └── CheckFailed                a check ran and said no (exit code 1)
+
+Indentation is inheritance.
 """
 
 __all__ = [

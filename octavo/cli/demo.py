@@ -86,10 +86,14 @@ def _render(report: "DemoReport", folder: Path) -> Any:
     summary = Table("", report.baseline.dtype, report.folded.dtype, title=f"{report.model}: two caches")
     for row in summary_rows(report):
         summary.add_row(*row)
-    texts = Table("prompt", report.baseline.dtype, report.folded.dtype, "same top", title="greedy answers", show_lines=True)
+    texts = Table(
+        "prompt", report.baseline.dtype, report.folded.dtype, "same top", title="greedy answers", show_lines=True
+    )
     for answer in report.answers:
         folded = "(identical)" if answer.identical else _shorten(answer.folded)
-        texts.add_row(escape(answer.prompt), escape(_shorten(answer.baseline)), escape(folded), f"{answer.same_top:.1%}")
+        texts.add_row(
+            escape(answer.prompt), escape(_shorten(answer.baseline)), escape(folded), f"{answer.same_top:.1%}"
+        )
     found, control = report.divergence, report.control
     closing = (
         f"same top token at {found.same_top:.2%} of {found.tokens} positions, mean KL {found.kl_mean:.2e} nats; "

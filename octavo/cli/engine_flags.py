@@ -77,7 +77,8 @@ def banner(llm: "LLM") -> str:
     cache = llm.cache
     ratio = cache.bytes_per_token_bf16 / cache.bytes_per_token
     return (
-        f"{llm.source.name} on {llm.device} in {llm.dtype}, kernels {cache.kernels}; cache {cache.dtype}: {cache.plan}\n"
+        f"{llm.source.name} on {llm.device} in {llm.dtype}, kernels {cache.kernels}; "
+        f"cache {cache.dtype}: {cache.plan}\n"
         f"{cache.bytes_per_token:.0f} bytes a token (bf16 {cache.bytes_per_token_bf16:.0f}, {ratio:.2f}x less), "
         f"{cache.pages} pages hold {cache.capacity_tokens} tokens in {format_bytes(cache.allocated_bytes)}; "
         f"sequences of up to {cache.max_model_len} tokens"

@@ -74,7 +74,9 @@ def _generate_file(engine: EngineFlags, params: "SamplingParams", options: Gener
 
     if options.output is None:
         raise UsageError("--input needs --output", hint="name the JSONL file that the answers go to")
-    job = open_job(options.input or "", options.output, params, chat=options.chat)  # the files, before minutes of loading
+    job = open_job(
+        options.input or "", options.output, params, chat=options.chat
+    )  # the files, before minutes of loading
     llm = load(engine) if job.todo else None
     result = run_job(llm, job) if llm else job.nothing_to_do()
     summary = {"lines": result.lines, "answered": result.answered, "kept": result.kept, "failed": result.failed}
@@ -83,7 +85,9 @@ def _generate_file(engine: EngineFlags, params: "SamplingParams", options: Gener
         outputs = [record for record in job.records() if "error" not in record]
         write_json({"summary": summary, "outputs": outputs, **(_about(llm) if llm else {})}, options.json)
     if result.failed:
-        raise CheckFailed(f"{result.failed} of {result.lines} lines could not be answered", hint=f"see {options.output}")
+        raise CheckFailed(
+            f"{result.failed} of {result.lines} lines could not be answered", hint=f"see {options.output}"
+        )
 
 
 def _about(llm: "LLM") -> dict[str, Any]:

@@ -50,7 +50,9 @@ def build_batch(plan: StepPlan, page_tokens: int, device: str) -> Batch:
         max_query=int(counts.max()),
         max_context=int((computed + counts).max()),
     )
-    return Batch(torch.tensor(tokens, device=device), rows, torch.tensor(wanted, device=device, dtype=torch.long), readers)
+    return Batch(
+        torch.tensor(tokens, device=device), rows, torch.tensor(wanted, device=device, dtype=torch.long), readers
+    )
 
 
 def _wanted(rows: tuple[Row, ...], starts: np.ndarray) -> tuple[list[int], tuple[tuple[Request, int], ...]]:

@@ -66,8 +66,9 @@ class TextStream:
             if at >= 0:
                 found.append((at, stop))
         if found:
-            at, self.stopped_by = min(found)
-            self.text = self.text[: at + len(self.stopped_by) * self._keep_stop]
+            at, stop = min(found)
+            self.stopped_by = stop
+            self.text = self.text[: at + len(stop) * self._keep_stop]
 
     def _send(self, hold: bool) -> str:
         held = self._held() if hold and self.stopped_by is None else 0

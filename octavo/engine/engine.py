@@ -78,7 +78,8 @@ class Engine:
         seed = params.seed if params.seed is not None else int(uniform(self.seed, self._arrivals) * 2**53)
         request = Request(
             request_id, tokens, params, self._arrivals, min(wanted, longest), seed,
-            root_key(self.runner.pool.plan.fingerprint(), salt), scores, self._text_stream(tokens, params), reads_prefix,
+            root_key(self.runner.pool.plan.fingerprint(), salt), scores, self._text_stream(tokens, params),
+            reads_prefix,
         )  # fmt: skip
         self.requests[request_id] = request
         self.scheduler.add(request)
@@ -204,7 +205,9 @@ class Engine:
         for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             for token in ids:
                 if token >= self.limits.vocab_size:
-                    raise RequestError(f"{name}: token id {token} is outside the vocabulary [0, {self.limits.vocab_size})")
+                    raise RequestError(
+                        f"{name}: token id {token} is outside the vocabulary [0, {self.limits.vocab_size})"
+                    )
 
     def drain(self) -> None:
         """Abort everything. Afterwards no page is held."""

@@ -1,7 +1,7 @@
 """The offline API: load once, generate, chat, score."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,7 +139,7 @@ class LLM:
         prompts = [self.tokenizer.chat(list(conversation)) for conversation in conversations]  # type: ignore[arg-type]
         return self.generate(prompts, params, **kwargs)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[TokenEvent]:
         """Continue one prompt, event by event. Closing the iterator aborts the request."""
         request_id = self._next_id()
         self.engine.add(request_id, self._encode(prompt), params or SamplingParams())

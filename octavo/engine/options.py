@@ -44,7 +44,7 @@ def parse_memory(text: str | int | float) -> MemoryRequest:
         if not 0 < share <= 1:
             raise BadValue(f"kv cache memory: share {share} is not between 0 and 1")
         return MemoryRequest(share=share)
-    byte_count = parse_bytes(text)
+    byte_count = parse_bytes(str(text))
     if byte_count < 4096:
         raise BadValue(f"kv cache memory: {byte_count} bytes hold no page", hint="write 0.5, 512MiB or 20000tok")
     return MemoryRequest(byte_count=byte_count)
@@ -78,7 +78,11 @@ class EngineOptions:
         parse_dtype(self.kv_cache_dtype)
         if self.kv_rotate not in ("auto", "on", "off"):
             raise BadValue(f"kv_rotate: `{self.kv_rotate}` (have auto, on, off)")
-        for name, low, high in (("max_num_seqs", 1, 65536), ("max_num_batched_tokens", 1, 1 << 20), ("block_size", 8, 1024)):
+        for name, low, high in (
+            ("max_num_seqs", 1, 65536),
+            ("max_num_batched_tokens", 1, 1 << 20),
+            ("block_size", 8, 1024),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
                 raise BadValue(f"{name} must be a whole number from {low} to {high}, not {value!r}")

@@ -116,7 +116,9 @@ class Request:
 
     def admit(self, shared: Sequence[int], page_tokens: int) -> None:
         """Start (again) with the pages of a prefix hit."""
-        assert self.status is Status.WAITING and not self.pages, f"{self.id} is {self.status} with {len(self.pages)} pages"
+        assert self.status is Status.WAITING and not self.pages, (
+            f"{self.id} is {self.status} with {len(self.pages)} pages"
+        )
         self.pages = list(shared)
         self.published = len(shared)
         self.computed = self.cached = len(shared) * page_tokens

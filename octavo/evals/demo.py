@@ -157,9 +157,7 @@ def _teacher_forced(
     return pairs
 
 
-def _answer(
-    prompt: str, baseline: RequestOutput, folded: RequestOutput, pair: tuple[Tensor, Tensor]
-) -> Answer:
+def _answer(prompt: str, baseline: RequestOutput, folded: RequestOutput, pair: tuple[Tensor, Tensor]) -> Answer:
     found = measure([pair])
     identical = baseline.token_ids == folded.token_ids
     return Answer(prompt, baseline.text, folded.text, identical, found.same_top, found.kl_mean)

@@ -38,7 +38,8 @@ class Rope:
 
 @dataclass(frozen=True)
 class ScoreCorrection:
-    """A term added to the scaled score of each query with key position n: `sum_w a_w cos(n theta_w) + b_w sin(n theta_w)`.
+    """A term added to the scaled score of each query with key position n:
+    `sum_w a_w cos(n theta_w) + b_w sin(n theta_w)`.
 
     It carries what was left out of the stored keys (bias-free keys): exact, and independent of their encoding.
     """

@@ -59,7 +59,9 @@ class ModelSpec:
     def parameters(self) -> int:
         """How many weights the model has, by arithmetic."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        block = self.width * (queries + 2 * keys) + queries * self.width + 3 * self.width * self.mlp_width + 2 * self.width
+        block = (
+            self.width * (queries + 2 * keys) + queries * self.width + 3 * self.width * self.mlp_width + 2 * self.width
+        )
         block += (queries + 2 * keys) * self.qkv_bias + self.width * self.out_bias
         block += (2 * self.mlp_width + self.width) * self.mlp_bias + 2 * self.head_dim * self.qk_norm
         embeddings = self.vocab_size * self.width * (1 if self.tied_embeddings else 2)

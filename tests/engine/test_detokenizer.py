@@ -60,7 +60,7 @@ def test_stop_strings(text, stops, keep):
         assert stream.stopped_by is None
         assert "".join(parts) == text
         return
-    end, begin, _ = min(found)  # the stop string that is complete first
+    end, _, _ = min(found)  # the stop string that is complete first
     candidates = [text[: (b + len(s) if keep else b)] for e, b, s in found if e == end]
     assert stream.stopped_by is not None
     assert "".join(parts) == stream.text

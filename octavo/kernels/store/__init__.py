@@ -11,13 +11,13 @@ from octavo.kv.pool import LayerPages
 __all__ = ["STORE_IMPLS", "check_finite", "store"]
 
 
-def _cpu(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPages) -> Tensor:
+def _cpu(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages) -> Tensor:
     from octavo.kernels.store import cpu  # Numba loads only where it is used
 
     return cpu.store(q, k, v, rope, rows, layer)
 
 
-def _triton(q: Tensor, k: Tensor, v: Tensor, rope: Rope, rows: Rows, layer: LayerPages) -> Tensor:
+def _triton(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages) -> Tensor:
     from octavo.kernels.store import triton
 
     return triton.store(q, k, v, rope, rows, layer)

@@ -33,7 +33,11 @@ def _decode(planes: tuple["Tensor", ...]) -> "Tensor":
 
 INT4 = Scheme(
     "int4",
-    (Plane("codes", "uint8", lambda width: width // 2), Plane("scale", "float16", lambda _: 1), Plane("mid", "float16", lambda _: 1)),
+    (
+        Plane("codes", "uint8", lambda width: width // 2),
+        Plane("scale", "float16", lambda _: 1),
+        Plane("mid", "float16", lambda _: 1),
+    ),
     _encode,
     _decode,
     Tolerance(of_range=0.51 / 15, of_peak=2**-14, floor=1e-5, holds_to=FP16_MAX),
@@ -42,4 +46,4 @@ INT4 = Scheme(
     tile_codec="octavo.kv.schemes.int4_tiles:INT4_TILES",
     row_codec="octavo.kv.schemes.int4_rows:Int4Rows",
     summary="two numbers a byte, per token and head, rotated",
-)  # fmt: skip
+)

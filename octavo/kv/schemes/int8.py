@@ -24,14 +24,18 @@ def _decode(planes: tuple["Tensor", ...]) -> "Tensor":
 
 INT8 = Scheme(
     "int8",
-    (Plane("codes", "int8", lambda width: width), Plane("scale", "float16", lambda _: 1), Plane("mid", "float16", lambda _: 1)),
+    (
+        Plane("codes", "int8", lambda width: width),
+        Plane("scale", "float16", lambda _: 1),
+        Plane("mid", "float16", lambda _: 1),
+    ),
     _encode,
     _decode,
-    # half a step, plus the clamp at 127 of 127.5, plus the fp16 rounding of the scale over 127.5 steps
+    # half a step, plus what the fp16 rounding of midpoint and scale takes from the outermost codes
     Tolerance(of_range=0.56 / 255, of_peak=2**-17, floor=1e-5, holds_to=FP16_MAX),
     rotates=True,
     aliases=("8", "int8_per_token_head", "q8_0"),
     tile_codec="octavo.kv.schemes.int8_tiles:INT8_TILES",
     row_codec="octavo.kv.schemes.int8_rows:Int8Rows",
     summary="per token and head, rotated; the default",
-)  # fmt: skip
+)
