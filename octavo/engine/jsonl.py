@@ -191,11 +191,12 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                record["line"], record["digest"]
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or not {"line", "digest"} <= record.keys():
                 raise UsageError(
                     f"`{path}` line {number} is not an answer of an earlier run", hint="name another --output file"
-                ) from error
+                )
             yield record
 
 

@@ -45,8 +45,9 @@ def markdown(report: DemoReport) -> str:
         f"first at {found.same_top:.2%}. KL({base.dtype} || {folded.dtype}): mean {found.kl_mean:.2e}, median "
         f"{found.kl_median:.2e}, 99 % {found.kl_p99:.2e}, largest {found.kl_max:.2e} nats.",
         "",
-        f"Control: {base.dtype} against an exact cache (fp32 codes), same tokens: same top {control.same_top:.2%}, mean "
-        f"KL {control.kl_mean:.2e}. Computing in {report.compute_dtype} makes that much of any difference, however small.",
+        f"Control: {base.dtype} against an exact cache (fp32 codes), same tokens: same top {control.same_top:.2%}, "
+        f"mean KL {control.kl_mean:.2e}. Computing in {report.compute_dtype} makes that much of any difference, "
+        "however small.",
         "",
         f"{report.identical_answers} of {len(report.answers)} greedy answers are identical to the last token. After "
         "one token that differs a greedy text goes its own way, so this count says less than the line above.",
