@@ -31,6 +31,8 @@ class EngineFlags:
     """How the cache is stored: a scheme, or a K,V pair such as int8,int4."""
     kv_rotate: Rotate = "auto"
     """Hadamard rotation of K and V before they are stored: auto (each scheme's default), on or off."""
+    kv_bias_free: Rotate = "auto"
+    """Keys stored without the model's key bias, which attention adds back exactly: auto (below 16 bits), on or off."""
     kv_cache_memory: str | None = None
     """What the cache may take: a share (0.5), bytes (2GiB) or tokens (20000tok)."""
     max_model_len: int | None = None

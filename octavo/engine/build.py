@@ -17,9 +17,10 @@ from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.runner import Runner
 from octavo.kernels.choice import KernelChoice, choose
 from octavo.kv.layout import PageLayout
-from octavo.kv.plan import KVPlan, uniform_plan
+from octavo.kv.plan import KVPlan, parse_dtype, uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
+from octavo.models.spec import ModelSpec
 
 __all__ = ["CacheFacts", "LoadedEngine", "LoadedWeights", "build_engine"]
 
@@ -74,7 +75,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     else:
         source, device, dtype = weights.source, weights.device, weights.dtype
     spec = source.spec
-    plan = uniform_plan(options.kv_cache_dtype, spec.layers, spec.head_dim, options.kv_rotate)
+    plan = _plan(options, spec)
     layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
     kernels = choose(options.kernels, device, plan)
     if kernels.reason:
@@ -109,6 +110,19 @@ def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:
     except CheckpointError as error:
         log.warning("%s; only token ids can be served", error.message)
         return None
+
+
+def _plan(options: EngineOptions, spec: ModelSpec) -> KVPlan:
+    bias_free = spec.has_key_bias and options.kv_bias_free != "off"
+    if options.kv_bias_free == "on" and not spec.has_key_bias:
+        raise UsageError(
+            f"kv_bias_free: this {spec.family} model adds no bias to its keys",
+            hint="leave it at auto: rotation is enough",
+        )
+    if options.kv_bias_free == "auto":
+        key, _ = parse_dtype(options.kv_cache_dtype)
+        bias_free = bias_free and key.vector_bytes(spec.head_dim) < 2 * spec.head_dim
+    return uniform_plan(options.kv_cache_dtype, spec.layers, spec.head_dim, options.kv_rotate, bias_free)
 
 
 def _device(requested: str) -> str:

@@ -61,6 +61,8 @@ class EngineOptions:
     kernels: str = "auto"
     kv_cache_dtype: str = DEFAULT_DTYPE
     kv_rotate: Rotate = "auto"
+    kv_bias_free: Rotate = "auto"
+    """keys stored without the model's key bias (exact): auto is on for schemes below 16 bits of models that have one"""
     kv_cache_memory: str | int | float | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -76,8 +78,9 @@ class EngineOptions:
         if self.kv_cache_dtype == "auto":  # the checkpoint decides; none of those that are read names a scheme
             object.__setattr__(self, "kv_cache_dtype", DEFAULT_DTYPE)
         parse_dtype(self.kv_cache_dtype)
-        if self.kv_rotate not in ("auto", "on", "off"):
-            raise BadValue(f"kv_rotate: `{self.kv_rotate}` (have auto, on, off)")
+        for name in ("kv_rotate", "kv_bias_free"):
+            if getattr(self, name) not in ("auto", "on", "off"):
+                raise BadValue(f"{name}: `{getattr(self, name)}` (have auto, on, off)")
         for name, low, high in (
             ("max_num_seqs", 1, 65536),
             ("max_num_batched_tokens", 1, 1 << 20),

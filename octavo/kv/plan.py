@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from octavo.base.errors import BadValue, UnknownChoice
@@ -24,9 +24,11 @@ class SidePlan:
 
     scheme: Scheme
     rotated: bool
+    bias_free: bool = False
+    """keys only: stored without the model's own bias, whose share of the score is added back exactly (bias_free.py)"""
 
     def __str__(self) -> str:
-        return self.scheme.name + ("+rotation" if self.rotated else "")
+        return self.scheme.name + ("+bias-free" if self.bias_free else "") + ("+rotation" if self.rotated else "")
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,15 @@ def parse_dtype(text: str) -> tuple[Scheme, Scheme]:
     return key, value
 
 
-def uniform_plan(dtype: str, layers: int, head_dim: int, rotate: Rotate = "auto") -> KVPlan:
-    """The same schemes in every layer. `rotate`: auto = each scheme's default, on = both sides, off = neither."""
+def uniform_plan(dtype: str, layers: int, head_dim: int, rotate: Rotate = "auto", bias_free: bool = False) -> KVPlan:
+    """The same schemes in every layer. `rotate`: auto = each scheme's default, on = both sides, off = neither.
+    `bias_free`: keys are stored without the bias that the model adds to them."""
     if rotate not in ("auto", "on", "off"):
         raise BadValue(f"kv rotate: `{rotate}` (have auto, on, off)")
     key, value = parse_dtype(dtype)
     if head_dim % 2 and any(plane.items(head_dim) * 2 == head_dim - 1 for s in (key, value) for plane in s.planes):
         raise BadValue(f"{dtype} packs pairs of dimensions; the model's head width is {head_dim}", hint="use int8")
     sides = [SidePlan(scheme, scheme.rotates if rotate == "auto" else rotate == "on") for scheme in (key, value)]
+    sides[0] = replace(sides[0], bias_free=bias_free)
     name = key.name if key.name == value.name else f"{key.name},{value.name}"
     return KVPlan(name, (LayerPlan(sides[0], sides[1]),) * layers)

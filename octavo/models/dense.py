@@ -14,6 +14,7 @@ from octavo.kernels.attention import attend
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import check_finite, store
 from octavo.kv.pool import PagePool
+from octavo.models.bias_free import bias_correction
 from octavo.models.linear import Linear
 from octavo.models.rope import rope_tables
 from octavo.models.spec import ModelSpec
@@ -41,10 +42,13 @@ class Attention:
     def __init__(self, spec: ModelSpec, layer: int, load: Load):
         name = f"model.layers.{layer}.self_attn."
         self.spec, self.layer = spec, layer
-        self.qkv = Linear(
-            torch.cat([load(f"{name}{side}_proj.weight") for side in "qkv"]),
-            torch.cat([load(f"{name}{side}_proj.bias") for side in "qkv"]) if spec.qkv_bias else None,
-        )
+        biases = [load(f"{name}{side}_proj.bias") for side in "qkv"] if spec.qkv_bias else None
+        self.key_bias: Tensor | None = None
+        if biases is not None and spec.has_key_bias:  # kept apart, in fp32: the cache decides whether it is stored
+            self.key_bias = biases[1].float().view(spec.kv_heads, spec.head_dim)
+            biases[1] = torch.zeros_like(biases[1])
+        weights = [load(f"{name}{side}_proj.weight") for side in "qkv"]
+        self.qkv = Linear(torch.cat(weights), None if biases is None else torch.cat(biases))
         self.out = Linear(load(f"{name}o_proj.weight"), load(f"{name}o_proj.bias") if spec.out_bias else None)
         self.norms = [load(f"{name}{side}_norm.weight") for side in "qk"] if spec.qk_norm else None
         self.sizes = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
@@ -56,8 +60,13 @@ class Attention:
         pages = step.pool.layers[self.layer]
         if step.check_finite:
             check_finite(k, v, self.layer)
+        scale, correction = self.spec.head_dim**-0.5, None
+        if self.key_bias is not None and pages.plan.key.bias_free:
+            correction = bias_correction(q, self.key_bias, rope, step.rows.positions, scale)
+        elif self.key_bias is not None:
+            k = k.float() + self.key_bias
         q = store(q, k, v, rope, step.rows, pages, step.impl)
-        mixed = attend(q, step.rows, pages, step.impl, self.spec.head_dim**-0.5, self.spec.window(self.layer))
+        mixed = attend(q, step.rows, pages, step.impl, scale, self.spec.window(self.layer), correction)
         return self.out(mixed.flatten(1).to(hidden.dtype))
 
 

@@ -56,6 +56,11 @@ class ModelSpec:
     """what the checkpoint stores"""
 
     @property
+    def has_key_bias(self) -> bool:
+        """Whether K gets a bias, and nothing else, between its projection and RoPE: it can be left out of the cache."""
+        return self.qkv_bias and not self.qk_norm
+
+    @property
     def parameters(self) -> int:
         """How many weights the model has, by arithmetic."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
