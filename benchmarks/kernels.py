@@ -102,6 +102,7 @@ def seconds_of(runs: list[Callable[[], Any]], device: str, repeats: int = 15) ->
                 run()
             times.append(time.perf_counter() - start)
         return statistics.median(times) / len(runs)
+    torch.cuda.synchronize()  # the side stream does not wait for what was just filled
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for run in runs[:2]:

@@ -51,6 +51,8 @@ class TileCodec:
     """what a key tile must be multiplied with to be the codes"""
     one_warp: bool = False
     """whether the tiles lie as one warp's operands hold them: more warps a program would undo it"""
+    flipped: bool = False
+    """whether `load_values` brings `[WIDTH, TILE]`: the tensor cores pad 8 query rows to 16, 8 columns to none"""
     why_not: Callable[[tuple[int, int]], str | None] = lambda capability: None
     """CUDA compute capability -> why this codec cannot run there, or None"""
 

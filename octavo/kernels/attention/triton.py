@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -24,13 +23,15 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @dataclass(frozen=True)
 class Tiling:
-    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages."""
+    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages,
+    and whether pages are prefetched to L2."""
 
     rows: int
     tile: int
     splits: int
     warps: int
     stages: int
+    prefetch: bool = False
 
 
 @cache
@@ -105,7 +106,7 @@ def attend(
         VALUE_AFFINE=value.affine, KEY_FACTOR=key.key_factor, UNROTATE=in_kernel, PAGE_BYTES=layout.page_bytes,
         HEAD_BYTES=layout.head_bytes, KV_HEADS=layout.kv_heads, GROUP=group, HEAD=head_dim, WIDTH=width,
         ROWS=tiling.rows, BLOCKS=blocks, TILE=tiling.tile, PAGE=layout.page_tokens, SPLITS=splits,
-        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, num_warps=tiling.warps,
+        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
         num_stages=tiling.stages,
     )  # fmt: skip
     return unrotate(out) if plan.value.rotated and not in_kernel else out

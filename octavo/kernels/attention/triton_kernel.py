@@ -97,11 +97,16 @@ def _about_log2(x):
 
 @triton.jit
 def _weigh(
-    weights, values, total, alpha, ARRANGE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, COMPUTE: tl.constexpr
+    weights, values, total, alpha, ARRANGE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    COMPUTE: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    """total * alpha + weights @ values. With 8 rows the upper half of the operand carries what rounding left."""
+    """total * alpha + weights @ values. The tensor cores know no fewer than 16 rows: of 8 query rows, FLIP makes columns
+    (there 8 suffice); else the upper half of the operand carries what rounding left."""
     if COMPUTE == tl.float32:
         total = tl.dot(weights, values, total * alpha[:, None], input_precision="ieee")
+    elif FLIP:
+        operand = tl.trans(ARRANGE(weights.to(COMPUTE), ROWS, TILE))
+        total = tl.dot(values, operand, total * alpha[None, :])
     elif ROWS == 8:
         high = weights.to(COMPUTE)
         operand = ARRANGE(_stack(high, (weights - high.to(tl.float32)).to(COMPUTE), ROWS, TILE), 2 * ROWS, TILE)
@@ -113,19 +118,26 @@ def _weigh(
 
 
 @triton.jit
+def _prefetch(address, BYTES: tl.constexpr):
+    """Start bringing a head's block, which is contiguous, from memory to L2: one instruction of one thread."""
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0;"
+        " @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }",
+        "=r,l,r", [address.to(tl.int64), BYTES], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def _tile_step(
-    state, q, factor, shift, tile, table, pages, group, context, position, window, MASKED: tl.constexpr,
+    state, q, factor, shift, head, start, token: tl.constexpr, context, position, window, MASKED: tl.constexpr,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr,
     KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr, KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr,
-    PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    TILE: tl.constexpr, PAGE: tl.constexpr, PLAIN: tl.constexpr, WINDOW: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr,
+    WINDOW: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    """Take tile number `tile` of the sequence into the running softmax."""
+    """Take rows [token, token + TILE) of a page, whose first row is number `start` of the sequence, into the softmax."""
     total, peak, mass, offset = state
-    page = tl.load(table + tile // (PAGE // TILE)).to(tl.int64)
-    head = pages + page * PAGE_BYTES + group * HEAD_BYTES
-    token = tile % (PAGE // TILE) * TILE
-    limit = context - tile * TILE
+    limit = context - start - token
     n = tl.arange(0, TILE)
     keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
     values = LOAD_VALUES(
@@ -137,9 +149,9 @@ def _tile_step(
         mid = _metadata(head, KEY_AT[2], token, limit, ROWS, TILE, MASKED)
         score = score * scale + shift[:, None] * mid
     if MASKED:
-        seen = (tile * TILE + n)[None, :] <= position[:, None]
+        seen = (start + token + n)[None, :] <= position[:, None]
         if WINDOW:
-            seen = seen & ((tile * TILE + n)[None, :] > position[:, None] - window)
+            seen = seen & ((start + token + n)[None, :] > position[:, None] - window)
         score = tl.where(seen, score, float("-inf"))
     if VALUE_AFFINE:
         scale = _metadata(head, VALUE_AT[1], token, limit, ROWS, TILE, MASKED)
@@ -154,7 +166,7 @@ def _tile_step(
     if VALUE_AFFINE:
         offset = offset * alpha + tl.sum(weights * mid, 1)
         weights = weights * scale
-    total = _weigh(weights, values, total, alpha, ARRANGE, ROWS, TILE, VALUE_COMPUTE)
+    total = _weigh(weights, values, total, alpha, ARRANGE, ROWS, TILE, VALUE_COMPUTE, FLIP)
     return total, new_peak, mass, offset
 
 
@@ -165,6 +177,7 @@ def _merge_row_block(
 ):  # fmt: skip
     """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so."""
     at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    SPLITS_PADDED: tl.constexpr = triton.next_power_of_2(SPLITS)
     tl.store(partial + split * TOTAL_ROWS * WIDTH + at, total, mask=live[:, None])
     tl.store(stats + (split * TOTAL_ROWS + row) * 2, peak, mask=live)
     tl.store(stats + (split * TOTAL_ROWS + row) * 2 + 1, mass, mask=live)
@@ -172,9 +185,9 @@ def _merge_row_block(
     last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
     if last:
         tl.store(arrived, 0)
-        s = tl.arange(0, SPLITS)[None, :]
+        s = tl.arange(0, SPLITS_PADDED)[None, :]
         each = (s * TOTAL_ROWS + row[:, None]) * 2
-        there = live[:, None] & (s >= 0)
+        there = live[:, None] & (s < SPLITS)
         peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
         masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
         peak = tl.max(peaks, 1)
@@ -207,6 +220,7 @@ def attend_kernel(
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, TILE: tl.constexpr,
     PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
+    PREFETCH: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
     """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (SPLITS, KV_HEADS * BLOCKS, sequences)."""
     split, group, sequence = tl.program_id(0), tl.program_id(1) // BLOCKS, tl.program_id(2)
@@ -228,33 +242,50 @@ def attend_kernel(
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
     factor = factor * (scale_log2 * KEY_FACTOR)
 
-    PER_PAGE: tl.constexpr = PAGE // TILE
     start_page = 0
     if WINDOW:
         start_page = tl.maximum(lowest - window + 1, 0) // PAGE
     share = tl.cdiv(tl.cdiv(end, PAGE) - start_page, SPLITS)
-    tile_from = (start_page + split * share) * PER_PAGE
-    tile_to = tl.minimum(tile_from + share * PER_PAGE, tl.cdiv(end, TILE))
-    whole_to = tile_from if WINDOW else tl.maximum(tile_from, tl.minimum(tile_to, (lowest + 1) // TILE))
+    page_from = start_page + split * share
+    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
+    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
 
-    BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 else 1
+    BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
     table = tables + sequence.to(tl.int64) * table_stride
-    total = tl.zeros([BOTH * ROWS, WIDTH], tl.float32)
+    total = tl.zeros([WIDTH, ROWS] if FLIP else [BOTH * ROWS, WIDTH], tl.float32)
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     mass, offset = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    for tile in tl.range(tile_from, whole_to, num_stages=STAGES):
-        total, peak, mass, offset = _tile_step(
-            (total, peak, mass, offset), operand, factor, shift, tile, table, pages, group, context, position, window,
-            False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE,
-            PAGE_BYTES, HEAD_BYTES, HEAD, WIDTH, ROWS, TILE, PAGE, PLAIN, WINDOW,
-        )  # fmt: skip
-    for tile in tl.range(whole_to, tile_to, num_stages=1):
-        total, peak, mass, offset = _tile_step(
-            (total, peak, mass, offset), operand, factor, shift, tile, table, pages, group, context, position, window,
-            True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE,
-            PAGE_BYTES, HEAD_BYTES, HEAD, WIDTH, ROWS, TILE, PAGE, PLAIN, WINDOW,
-        )  # fmt: skip
+    pages += group * HEAD_BYTES
+    page = tl.load(table + tl.minimum(page_from, page_to - 1))
+    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
+    for index in tl.range(page_from, whole_to, num_stages=STAGES):
+        if STAGES == 1:
+            # page ids are read two pages ahead, and a page is on its way to L2 while the one before it is worked on
+            upcoming = tl.load(table + tl.minimum(index + 2, page_to - 1))
+            if PREFETCH:
+                _prefetch(pages + later.to(tl.int64) * PAGE_BYTES, HEAD_BYTES)
+        else:  # Triton's own pipeline, which wants to see the load of the page id
+            page = tl.load(table + index)
+            upcoming = later
+        head = pages + page.to(tl.int64) * PAGE_BYTES
+        for part in tl.static_range(PAGE // TILE):
+            total, peak, mass, offset = _tile_step(
+                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
+                window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE,
+                VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+            )  # fmt: skip
+        page, later = later, upcoming
+    for index in tl.range(whole_to, page_to, num_stages=1):
+        head = pages + tl.load(table + index).to(tl.int64) * PAGE_BYTES
+        for part in tl.static_range(PAGE // TILE):
+            total, peak, mass, offset = _tile_step(
+                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
+                window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE,
+                VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+            )  # fmt: skip
 
+    if FLIP:
+        total = tl.trans(total)
     if BOTH == 2:
         high, low = _unstack(total, ROWS, WIDTH)
         total = high + low

@@ -78,7 +78,7 @@ def _bf16_store(
     head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
     PLAIN: tl.constexpr,
 ):  # fmt: skip
-    _rows(head, tl.bfloat16, 3.3895313892515355e+38, token, x, keep, HEAD, DATA)
+    _rows(head, tl.bfloat16, 3.3895313892515355e38, token, x, keep, HEAD, DATA)
 
 
 @triton.jit
@@ -159,5 +159,7 @@ def _why_not_fp8(capability: tuple[int, int]) -> str | None:
 
 BF16_TILES = TileCodec(_dims, _bf16_keys, _dims, _bf16_values, _as_they_are, _bf16_store, "bfloat16", "bfloat16")
 FP16_TILES = TileCodec(_dims, _fp16_keys, _dims, _fp16_values, _as_they_are, _fp16_store, "float16", "float16")
-FP8_TILES = TileCodec(_dims, _fp8_keys, _dims, _fp8_values, _as_they_are, _fp8_store, "float16", "float16", why_not=_why_not_fp8)
+FP8_TILES = TileCodec(
+    _dims, _fp8_keys, _dims, _fp8_values, _as_they_are, _fp8_store, "float16", "float16", why_not=_why_not_fp8
+)
 FP32_TILES = TileCodec(_dims, _fp32_keys, _dims, _fp32_values, _as_they_are, _fp32_store, "float32", "float32")

@@ -106,7 +106,7 @@ def _load_values(
         low = value_operand(first, second, WIDTH // 2, TILE)
         first, second = halves_of(high)
         high = value_operand(first, second, WIDTH // 2, TILE)
-    return tl.join(low, high).permute(0, 2, 1).reshape(TILE, WIDTH)
+    return tl.join(low, high).permute(2, 0, 1).reshape(WIDTH, TILE)
 
 
 @triton.jit
@@ -127,5 +127,5 @@ def _store(
 
 INT4_TILES = TileCodec(
     _key_dims, _load_keys, _value_dims, _load_values, arrange_weights, _store,
-    key_compute="int8", value_compute="float16", affine=True, key_factor=0.0625, one_warp=True,
+    key_compute="int8", value_compute="float16", affine=True, key_factor=0.0625, one_warp=True, flipped=True,
 )  # fmt: skip

@@ -68,9 +68,7 @@ def _load_values(
     if PLAIN:
         first, second = even.to(COMPUTE), odd.to(COMPUTE)
     else:
-        pair = tl.inline_asm_elementwise(
-            _PAIRS, "=r,=r,=r,=r,r,r", [even, odd], dtype=tl.int32, is_pure=False, pack=4
-        )
+        pair = tl.inline_asm_elementwise(_PAIRS, "=r,=r,=r,=r,r,r", [even, odd], dtype=tl.int32, is_pure=False, pack=4)
         first, second = halves_of(pair)
     return value_operand(first, second, WIDTH, TILE)
 
@@ -92,5 +90,5 @@ def _store(
 
 INT8_TILES = TileCodec(
     _key_dims, _load_keys, _value_dims, _load_values, arrange_weights, _store,
-    key_compute="int8", value_compute="float16", affine=True, one_warp=True,
+    key_compute="int8", value_compute="float16", affine=True, one_warp=True, flipped=True,
 )  # fmt: skip

@@ -65,7 +65,7 @@ def value_places(place, BYTES: tl.constexpr):
 
 @triton.jit
 def arrange_weights(weights, ROWS: tl.constexpr, TILE: tl.constexpr):
-    """The columns of `[ROWS, TILE]` in the order of the rows of `value_operand`."""
+    """The columns of `[ROWS, TILE]` in the order of the columns of `value_operand`."""
     split = weights.reshape(ROWS, TILE // (4 * _ROW_RUN), _ROW_RUN // 2, 4, 2)
     return split.permute(0, 1, 3, 2, 4).reshape(ROWS, TILE)
 
@@ -90,11 +90,11 @@ def value_bytes(
 
 @triton.jit
 def value_operand(even, odd, BYTES: tl.constexpr, TILE: tl.constexpr):
-    """Two tiles in `value_bytes`' order -> `[TILE, BYTES]`: byte `value_places[n]` at [k, n], rows in lane order."""
+    """Two tiles in `value_bytes`' order -> `[BYTES, TILE]`: byte `value_places[n]` at [n, k], rows in lane order."""
     RUN: tl.constexpr = 16 if BYTES >= 128 else BYTES // 8
     UNITS: tl.constexpr = BYTES // (8 * RUN)
     pair = tl.join(even, odd).reshape(TILE // (4 * _ROW_RUN), _ROW_RUN // 2, UNITS, 8, 4, RUN, 2)
-    return pair.permute(0, 4, 1, 6, 2, 5, 3).reshape(TILE, BYTES)
+    return pair.permute(2, 5, 3, 0, 4, 1, 6).reshape(BYTES, TILE)
 
 
 @triton.jit
