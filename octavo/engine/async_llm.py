@@ -30,7 +30,9 @@ class AsyncLLM:
         self._thread = threading.Thread(target=self._run, name="octavo-engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[TokenEvent]:
+    async def generate(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> AsyncIterator[TokenEvent]:
         """Events of one request, the last with a finish reason. Raises RequestError for a prompt that cannot be."""
         if self._dead is not None or not self._thread.is_alive():
             raise RequestError("the engine has stopped") from self._dead
@@ -42,7 +44,7 @@ class AsyncLLM:
             if not loop.is_closed():  # a caller that is gone needs no answer
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self._calls.put(lambda: self._start(request_id, prompt, params or SamplingParams(), deliver))
+        self._calls.put(lambda: self._start(request_id, prompt, sampling_params or SamplingParams(), deliver))
         try:
             while True:
                 event = await events.get()

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from octavo.base.errors import BadValue, OctavoError, RequestError
 from octavo.checkpoint.tokenizer import Tokenizer
@@ -92,7 +91,7 @@ class LLM:
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         on_event: Callable[[TokenEvent], None] | None = None,
         keep_going: bool = False,
@@ -103,7 +102,8 @@ class LLM:
         with `error` set instead and the others are answered.
         """
         many = _as_list(prompts)
-        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(many)
+        given = sampling_params
+        each = list(given) if isinstance(given, Sequence) else [given or SamplingParams()] * len(many)
         if len(each) != len(many):
             raise BadValue(f"{len(many)} prompts and {len(each)} sampling params: give one for all or one each")
         jobs: list[Request | OctavoError] = []
@@ -129,7 +129,7 @@ class LLM:
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | None = None,
+        sampling_params: SamplingParams | None = None,
         **kwargs: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of `{"role": ..., "content": ...}` through the chat template."""
@@ -137,12 +137,12 @@ class LLM:
             raise RequestError("no messages were given")
         conversations = [messages] if isinstance(messages[0], Mapping) else messages
         prompts = [self.tokenizer.chat(list(conversation)) for conversation in conversations]  # type: ignore[arg-type]
-        return self.generate(prompts, params, **kwargs)
+        return self.generate(prompts, sampling_params, **kwargs)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[TokenEvent]:
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generator[TokenEvent]:
         """Continue one prompt, event by event. Closing the iterator aborts the request."""
         request_id = self._next_id()
-        self.engine.add(request_id, self._encode(prompt), params or SamplingParams())
+        self.engine.add(request_id, self._encode(prompt), sampling_params or SamplingParams())
         try:
             for event in self._drive():
                 if event.request_id == request_id:
@@ -155,8 +155,9 @@ class LLM:
 
         Row t is the distribution of token t + 1 given tokens 0..t. A list of sequences gives a list of tensors.
         """
-        single = len(prompts) > 0 and not isinstance(prompts[0], Sequence | Tensor)
-        many: list[Any] = [prompts] if single else list(prompts)
+        plain = _plain(prompts)
+        single = not plain or isinstance(plain[0], int)
+        many: list[Any] = [plain] if single else plain
         params = SamplingParams(max_tokens=1)
         try:
             jobs = [self.engine.add(self._next_id(), list(ids), params, scores=True) for ids in many]
@@ -184,9 +185,17 @@ class LLM:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+    if isinstance(prompts, str):
+        return [prompts]
+    plain = _plain(prompts)
+    return [plain] if plain and isinstance(plain[0], int) else plain
+
+
+def _plain(ids: Any) -> list[Any]:
+    """Token ids, or lists of them, as Python numbers: tensors and arrays are welcome too."""
+    if hasattr(ids, "tolist"):
+        return ids.tolist()
+    return [item.tolist() if hasattr(item, "tolist") else item for item in ids]
 
 
 def _output(prompt: Prompt, ids: list[int], job: Request | OctavoError) -> RequestOutput:

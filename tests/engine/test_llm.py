@@ -102,6 +102,19 @@ def test_score_survives_preemption_and_chunks(tiny, prompts):
         assert torch.allclose(got.exp().sum(-1), torch.ones(len(prompt)), atol=1e-4)
 
 
+def test_ids_may_be_tensors_or_arrays(tiny, prompts):
+    import numpy as np
+
+    want = tiny.generate([prompts[1]], sampling_params=GREEDY)[0].token_ids
+    for ids in (torch.tensor(prompts[1]), np.array(prompts[1]), [torch.tensor(prompts[1])], tuple(prompts[1])):
+        assert tiny.generate(ids, GREEDY)[0].token_ids == want
+    exact = tiny.score(prompts[1])
+    assert torch.equal(tiny.score(torch.tensor(prompts[1])), exact)
+    assert torch.equal(tiny.score([np.array(prompts[1])])[0], exact)
+    with pytest.raises(RequestError, match="empty"):
+        tiny.score([])
+
+
 def test_async_streams_do_not_mix(smollm2):
     asyncio.run(_async_streams(smollm2))
 
