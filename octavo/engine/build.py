@@ -77,7 +77,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     spec = source.spec
     plan = _plan(options, spec)
     layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
-    kernels = choose(options.kernels, device, plan)
+    kernels = choose(options.kernels, device, plan, options.block_size)
     if kernels.reason:
         log.warning("attention runs on the slow reference kernels: %s", kernels.reason)
 

@@ -1,17 +1,16 @@
 """Which implementation of the kernels runs: decided once, at start, said aloud."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from importlib.util import find_spec
 
 from octavo.base.errors import UsageError
 from octavo.base.table import Table
+from octavo.kv.layout import PAGE_TOKENS
 from octavo.kv.plan import KVPlan
 
 __all__ = ["IMPLS", "KernelChoice", "choose"]
-
-IMPLS: Table[str] = Table(
-    "kernel impl",
-    {"cpu": "Numba, CPU", "reference": "torch, any device; defines correctness"},
-)
 
 
 @dataclass(frozen=True)
@@ -22,22 +21,69 @@ class KernelChoice:
     reason: str | None = None
 
 
-def choose(requested: str, device: str, plan: KVPlan) -> KernelChoice:
+def choose(requested: str, device: str, plan: KVPlan, page_tokens: int = PAGE_TOKENS) -> KernelChoice:
     """Resolve `auto` for a device and a plan. Asking for an impl by name and not getting it raises UsageError."""
-    missing = _why_not_cpu(device, plan)
     if requested == "auto":
-        return KernelChoice("cpu") if missing is None else KernelChoice("reference", missing)
+        fast = "cpu" if device == "cpu" else "triton"
+        missing = IMPLS[fast](device, plan, page_tokens)
+        return KernelChoice(fast) if missing is None else KernelChoice("reference", missing)
     impl = IMPLS.resolve(requested)
-    if impl == "cpu" and missing is not None:
-        raise UsageError(f"kernels `cpu` were asked for, but {missing}", hint="use --kernels auto or reference")
+    missing = IMPLS[impl](device, plan, page_tokens)
+    if missing is not None:
+        raise UsageError(f"kernels `{impl}` were asked for, but {missing}", hint="use --kernels auto or reference")
     return KernelChoice(impl)
 
 
-def _why_not_cpu(device: str, plan: KVPlan) -> str | None:
+def _lacking(plan: KVPlan, codec: str) -> str | None:
+    sides = {side.scheme for layer in plan.layers for side in (layer.key, layer.value)}
+    names = sorted(scheme.name for scheme in sides if getattr(scheme, f"{codec}_codec") is None)
+    return f"the scheme {', '.join(names)} has no {codec} codec" if names else None
+
+
+def _why_not_cpu(device: str, plan: KVPlan, page_tokens: int) -> str | None:
     if device != "cpu":
         return f"the Numba kernels run on cpu and the device is {device}"
-    sides = {side.scheme for layer in plan.layers for side in (layer.key, layer.value)}
-    lacking = sorted(scheme.name for scheme in sides if scheme.row_codec is None)
-    if lacking:
-        return f"the scheme {', '.join(lacking)} has no row codec"
+    return _lacking(plan, "row")
+
+
+def _why_not_triton(device: str, plan: KVPlan, page_tokens: int) -> str | None:
+    if device == "cpu":
+        return "the Triton kernels run on a GPU and the device is cpu"
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if page_tokens % PAGE_TOKENS:
+        return f"the Triton kernels read {PAGE_TOKENS} tokens at a time and pages have {page_tokens}"
+    if any(layer.key.bias_free for layer in plan.layers):
+        return "the Triton kernels cannot add a key bias back to the scores yet (--kv-bias-free off stores it instead)"
+    return _lacking(plan, "tile")
+
+
+IMPLS: Table[Callable[[str, KVPlan, int], str | None]] = Table(
+    "kernel impl",
+    {"cpu": _why_not_cpu, "triton": _why_not_triton, "reference": lambda device, plan, page_tokens: None},
+)
+"""name -> why it cannot run (device, plan, tokens of a page), or None if it can"""
+
+
+def _why_not_triton(device: str, plan: KVPlan) -> str | None:
+    if not device.startswith("cuda"):
+        return f"the Triton kernels run on cuda and the device is {device}"
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    import torch
+
+    from octavo.kv.tile_codec import tiles_of  # Triton loads only where it is used
+
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"the Triton kernels need compute capability 8.0 and the device has {capability[0]}.{capability[1]}"
+    schemes = {side.scheme.name: side.scheme for layer in plan.layers for side in (layer.key, layer.value)}
+    for name, scheme in sorted(schemes.items()):
+        if scheme.tile_codec is None:
+            return f"the scheme {name} has no tile codec"
+        if (why := tiles_of(scheme).why_not(capability)) is not None:
+            return why
     return None
+
+
+_WHY_NOT = {"cpu": _why_not_cpu, "triton": _why_not_triton}

@@ -27,3 +27,19 @@ def test_a_scheme_without_a_codec_runs_on_the_reference():
 def test_asking_for_the_cpu_kernels_and_not_getting_them_is_an_error():
     with pytest.raises(UsageError, match="toy"):
         choose("cpu", "cpu", TOY_PLAN)
+
+
+def test_triton_is_for_gpus_and_says_what_it_cannot_do(monkeypatch):
+    monkeypatch.setattr("octavo.kernels.choice.find_spec", lambda name: object())
+    plan = uniform_plan("int8", 1, 64)
+    assert choose("auto", "cuda", plan).impl == "triton"
+    for device, wrong, page_tokens, words in (
+        ("cpu", plan, 64, "run on a GPU"),
+        ("cuda", plan, 32, "pages have 32"),
+        ("cuda", uniform_plan("int8", 1, 64, bias_free=True), 64, "key bias"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            choose("triton", device, wrong, page_tokens)
+    assert choose("auto", "cuda", plan, 32).impl == "reference"
+    monkeypatch.setattr("octavo.kernels.choice.find_spec", lambda name: None)
+    assert choose("auto", "cuda", plan).reason == "triton is not installed"
