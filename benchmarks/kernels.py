@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def seconds_of(runs: list[Callable[[], Any]], device: str, repeats: int = 15) ->
         graph.replay()
         mark.record()
     torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False)) / 1e3 / len(runs)
+    return statistics.median(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3 / len(runs)
 
 
 def read_ceiling(device: str) -> float:
@@ -130,7 +132,7 @@ def read_ceiling(device: str) -> float:
     from benchmarks.streaming import read_all
 
     data = torch.randint(0, 1 << 30, (1 << 30,), dtype=torch.int32, device=device)
-    return data.nbytes / min(seconds_of([lambda: read_all(data, block)], device) for block in (1024, 2048, 4096, 8192))
+    return data.nbytes / min(seconds_of([partial(read_all, data, block)], device) for block in (1024, 2048, 4096, 8192))
 
 
 def measure_attention(case: Case, impl: str, device: str, rotated_bytes: int = ROTATED_BYTES) -> float:
@@ -145,7 +147,9 @@ def measure_attention(case: Case, impl: str, device: str, rotated_bytes: int = R
     return seconds_of(runs * max(1, 8 // len(runs)), device)
 
 
-def measure_store(case: Case, impl: str, device: str, new: int, rotated_bytes: int = ROTATED_BYTES) -> tuple[float, int]:
+def measure_store(
+    case: Case, impl: str, device: str, new: int, rotated_bytes: int = ROTATED_BYTES
+) -> tuple[float, int]:
     """Seconds, and the bytes that must move: bf16 q, k and v in, fp32 q and the encoded vectors out."""
     layers, rows = make_layers(case, device, rotated_bytes // 4), make_rows(case, device, new)
     tokens, heads = case.batch * new, case.kv_heads * case.group
@@ -210,7 +214,11 @@ def main() -> None:
 
 
 def _store_cases() -> list[tuple[Case, int]]:
-    return [(Case(dtype, batch, 32, 1, 2048), new) for dtype in ("bf16", "int8", "int4") for batch, new in ((32, 1), (4, 512))]
+    return [
+        (Case(dtype, batch, 32, 1, 2048), new)
+        for dtype in ("bf16", "int8", "int4")
+        for batch, new in ((32, 1), (4, 512))
+    ]
 
 
 if __name__ == "__main__":

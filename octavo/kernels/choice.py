@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from importlib.util import find_spec
 
 from octavo.base.errors import UsageError
 from octavo.base.table import Table
@@ -55,7 +54,21 @@ def _why_not_triton(device: str, plan: KVPlan, page_tokens: int) -> str | None:
         return f"the Triton kernels read {PAGE_TOKENS} tokens at a time and pages have {page_tokens}"
     if any(layer.key.bias_free for layer in plan.layers):
         return "the Triton kernels cannot add a key bias back to the scores yet (--kv-bias-free off stores it instead)"
-    return _lacking(plan, "tile")
+    return _lacking(plan, "tile") or _too_old(device, plan)
+
+
+def _too_old(device: str, plan: KVPlan) -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None  # a machine that plans for another: what it has is not known here
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"the Triton kernels need compute capability 8.0 and the device has {capability[0]}.{capability[1]}"
+    from octavo.kv.tile_codec import tiles_of  # Triton loads only where it is used
+
+    codecs = {tiles_of(side.scheme) for layer in plan.layers for side in (layer.key, layer.value)}
+    return next(filter(None, (codec.why_not(capability) for codec in codecs)), None)
 
 
 IMPLS: Table[Callable[[str, KVPlan, int], str | None]] = Table(
@@ -63,27 +76,3 @@ IMPLS: Table[Callable[[str, KVPlan, int], str | None]] = Table(
     {"cpu": _why_not_cpu, "triton": _why_not_triton, "reference": lambda device, plan, page_tokens: None},
 )
 """name -> why it cannot run (device, plan, tokens of a page), or None if it can"""
-
-
-def _why_not_triton(device: str, plan: KVPlan) -> str | None:
-    if not device.startswith("cuda"):
-        return f"the Triton kernels run on cuda and the device is {device}"
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    import torch
-
-    from octavo.kv.tile_codec import tiles_of  # Triton loads only where it is used
-
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
-        return f"the Triton kernels need compute capability 8.0 and the device has {capability[0]}.{capability[1]}"
-    schemes = {side.scheme.name: side.scheme for layer in plan.layers for side in (layer.key, layer.value)}
-    for name, scheme in sorted(schemes.items()):
-        if scheme.tile_codec is None:
-            return f"the scheme {name} has no tile codec"
-        if (why := tiles_of(scheme).why_not(capability)) is not None:
-            return why
-    return None
-
-
-_WHY_NOT = {"cpu": _why_not_cpu, "triton": _why_not_triton}

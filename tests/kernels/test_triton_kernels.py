@@ -54,7 +54,9 @@ def make_rows(chunks: list[tuple[int, int]], spare: int) -> Rows:
 
 
 def to_device(rows: Rows) -> Rows:
-    fields = [getattr(rows, name).to(DEVICE) for name in ("query_start", "context", "block_tables", "positions", "slots")]
+    fields = [
+        getattr(rows, name).to(DEVICE) for name in ("query_start", "context", "block_tables", "positions", "slots")
+    ]
     return Rows(*fields, rows.max_query, rows.max_context)
 
 
@@ -128,7 +130,9 @@ def test_store(dtype: str, head_dim: int, rope_width: str | None):
     q, k, v = (torch.randn(6, heads, head_dim, device=DEVICE, dtype=torch.bfloat16) for heads in (6, 3, 3))
     v[0, 0] = 2.5  # a constant vector
     layers = [make_pool(dtype, chunks, 3, head_dim) for _ in range(2)]
-    got, want = (store(q, k, v, rope, rows, layer, impl) for layer, impl in zip(layers, ("triton", "reference"), strict=True))
+    got, want = (
+        store(q, k, v, rope, rows, layer, impl) for layer, impl in zip(layers, ("triton", "reference"), strict=True)
+    )
     assert relative(got, want) < 1e-6
     for side, slots in (("key", layers[0].layout.key_slots), ("value", layers[0].layout.value_slots)):
         scheme = getattr(layers[0].plan, side).scheme

@@ -15,7 +15,7 @@ from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import TileCodec, tiles_of
 from octavo.kv.transform import unrotate
 
-__all__ = ["Tiling", "attend", "choose_tiling"]
+__all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 
 _LOG2_E = 1.4426950408889634
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,9 +34,18 @@ class Tiling:
     prefetch: bool = False
 
 
+@dataclass(frozen=True)
+class Chip:
+    processors: int
+    has_bulk_copy: bool
+
+
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+def _chip(device: torch.device) -> Chip:
+    if device.type != "cuda":
+        return Chip(processors=2, has_bulk_copy=False)
+    properties = torch.cuda.get_device_properties(device)
+    return Chip(properties.multi_processor_count, properties.major >= 9)
 
 
 @cache
@@ -50,20 +59,36 @@ def _pow2(number: int) -> int:
 
 
 def choose_tiling(
-    codecs: tuple[TileCodec, TileCodec], query_rows: int, sequences: int, kv_heads: int, max_context: int, processors: int
-) -> Tiling:
-    """`query_rows`: new tokens of the longest chunk times query heads per KV head."""
+    codecs: tuple[TileCodec, TileCodec], query_rows: int, head_bytes: int, sequences: int, kv_heads: int, pages: int,
+    chip: Chip,
+) -> Tiling:  # fmt: skip
+    """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context."""
     one_warp = any(codec.one_warp for codec in codecs)
     exact = any(codec.key_compute == "float32" for codec in codecs)
     rows = min(64, max(16 if exact else 8, _pow2(query_rows)))
     if rows == 64:
         return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
     programs = sequences * kv_heads * -(-query_rows // rows)
-    wanted = -(-(processors * (24 if one_warp else 12)) // programs)
-    splits = min(_pow2(wanted), 64, max(1, _pow2(max_context // 256 + 1) // 2))
+    resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
+    splits = _choose_splits(programs, pages, resident * chip.processors)
     if one_warp:
-        return Tiling(rows, 32, splits, 1, 1)
-    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 3)
+        # int4's few bytes leave memory idle between a program's loads
+        prefetch = chip.has_bulk_copy and head_bytes <= 10 << 10
+        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch)
+    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
+
+
+def _choose_splits(programs: int, pages: int, slots: int) -> int:
+    """Fewest page times: every full wave of programs costs its pages, and the last one too, but for what a chip that is
+    not full does faster (down to 0.7: below that latency rules); a wave costs half a page for its start and end.
+    """
+
+    def page_times(splits: int) -> float:
+        full, rest = divmod(programs * splits, slots)
+        waves = full + (max(rest / slots, 0.7) if rest else 0)
+        return waves * -(-pages // splits) + 0.5 * (full + (rest > 0))
+
+    return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)
 
 
 def _compute(name: str) -> tl.dtype:
@@ -81,19 +106,23 @@ def attend(
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
     if correction is not None:
-        raise UsageError("the triton kernels cannot correct scores for bias-free keys yet", hint="use --kernels reference")
+        raise UsageError(
+            "the triton kernels cannot correct scores for bias-free keys yet", hint="use --kernels reference"
+        )
     layout, plan = layer.layout, layer.plan
     key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
     tokens, heads, head_dim = q.shape
     group, sequences = heads // layout.kv_heads, rows.context.shape[0]
     if tiling is None:
-        processors = _multiprocessors(q.device)
+        pages = -(-rows.max_context // layout.page_tokens)
         tiling = choose_tiling(
-            (key, value), rows.max_query * group, sequences, layout.kv_heads, rows.max_context, processors
+            (key, value), rows.max_query * group, layout.head_bytes, sequences, layout.kv_heads, pages, _chip(q.device)
         )
     blocks, width, splits = -(-rows.max_query * group // tiling.rows), _pow2(head_dim), tiling.splits
     out = torch.empty_like(q)
-    partial = torch.empty(splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
+    partial = torch.empty(
+        splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device
+    )
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
     in_kernel = plan.value.rotated and width == head_dim
     attend_kernel[(splits, layout.kv_heads * blocks, sequences)](
@@ -106,7 +135,8 @@ def attend(
         VALUE_AFFINE=value.affine, KEY_FACTOR=key.key_factor, UNROTATE=in_kernel, PAGE_BYTES=layout.page_bytes,
         HEAD_BYTES=layout.head_bytes, KV_HEADS=layout.kv_heads, GROUP=group, HEAD=head_dim, WIDTH=width,
         ROWS=tiling.rows, BLOCKS=blocks, TILE=tiling.tile, PAGE=layout.page_tokens, SPLITS=splits,
-        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
+        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, 
+        PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
         num_stages=tiling.stages,
     )  # fmt: skip
     return unrotate(out) if plan.value.rotated and not in_kernel else out

@@ -16,6 +16,7 @@ from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel"]
 
+
 @triton.jit
 def _stack(first, second, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Two `[ROWS, WIDTH]` -> `[2 ROWS, WIDTH]`, one above the other."""
@@ -100,8 +101,8 @@ def _weigh(
     weights, values, total, alpha, ARRANGE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    """total * alpha + weights @ values. The tensor cores know no fewer than 16 rows: of 8 query rows, FLIP makes columns
-    (there 8 suffice); else the upper half of the operand carries what rounding left."""
+    """total * alpha + weights @ values. The tensor cores know no fewer than 16 rows: FLIP makes 8 query rows columns,
+    where 8 suffice; else the upper half of the operand carries what rounding left."""
     if COMPUTE == tl.float32:
         total = tl.dot(weights, values, total * alpha[:, None], input_precision="ieee")
     elif FLIP:
@@ -130,19 +131,18 @@ def _prefetch(address, BYTES: tl.constexpr):
 @triton.jit
 def _tile_step(
     state, q, factor, shift, head, start, token: tl.constexpr, context, position, window, MASKED: tl.constexpr,
-    LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr,
+    LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr,
+    VALUE_AT: tl.constexpr,
     KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr, KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr,
     WINDOW: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    """Take rows [token, token + TILE) of a page, whose first row is number `start` of the sequence, into the softmax."""
+    """Take rows [token, token + TILE) of a page, whose first row is the sequence's number `start`, into the softmax."""
     total, peak, mass, offset = state
     limit = context - start - token
     n = tl.arange(0, TILE)
     keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
-    values = LOAD_VALUES(
-        head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN
-    )
+    values = LOAD_VALUES(head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN)
     score = _scores(q, keys, ROWS, TILE, KEY_COMPUTE) * factor[:, None]
     if KEY_AFFINE:
         scale = _metadata(head, KEY_AT[1], token, limit, ROWS, TILE, MASKED)
@@ -194,7 +194,9 @@ def _merge_row_block(
         mass = tl.sum(masses * tl.exp2(peaks - peak[:, None]), 1)
         total = tl.zeros([ROWS, WIDTH], tl.float32)
         for other in range(SPLITS):
-            part = tl.load(partial + other * TOTAL_ROWS * WIDTH + at, mask=live[:, None], other=0.0, cache_modifier=".cg")
+            part = tl.load(
+                partial + other * TOTAL_ROWS * WIDTH + at, mask=live[:, None], other=0.0, cache_modifier=".cg"
+            )
             one = tl.load(stats + (other * TOTAL_ROWS + row) * 2, mask=live, other=-1.0e30, cache_modifier=".cg")
             total += part * tl.exp2(one - peak)[:, None]
     return last, total, mass
@@ -202,7 +204,7 @@ def _merge_row_block(
 
 @triton.jit
 def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in whatever order they lie."""
+    """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in any order."""
     for bit in tl.static_range(0, 9):
         if 2**bit < WIDTH:
             low, high = x.reshape(ROWS, WIDTH // 2 ** (bit + 1), 2, 2**bit).permute(0, 1, 3, 2).split()
@@ -271,8 +273,8 @@ def attend_kernel(
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
                 (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE,
-                VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
+                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
             )  # fmt: skip
         page, later = later, upcoming
     for index in tl.range(whole_to, page_to, num_stages=1):
@@ -280,8 +282,8 @@ def attend_kernel(
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
                 (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE, KEY_AFFINE,
-                VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
+                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
             )  # fmt: skip
 
     if FLIP:

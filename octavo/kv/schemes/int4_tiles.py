@@ -29,8 +29,8 @@ and.b32 $0, t, 0xF0F0F0F0;
 and.b32 $1, $2, 0xF0F0F0F0;
 }""")
 
-# Four bytes of an even row and of the odd row after it -> per byte {fp16 even, fp16 odd} of its low nibble ($0-$3) and of
-# its high one ($4-$7). With its sign bit flipped a nibble is u = code + 8; the fp16 0x6400 | u is 1024 + u, and
+# Four bytes of an even row and of the odd row after it -> per byte {fp16 even, fp16 odd} of its low nibble ($0-$3) and
+# of its high one ($4-$7). With its sign bit flipped a nibble is u = code + 8; the fp16 0x6400 | u is 1024 + u, and
 # 0x6400 | u << 4 is 1024 + 16 u.
 _PAIRS = tl.constexpr("""{
 .reg .b32 x, y, t, low, high, z, s, f;
