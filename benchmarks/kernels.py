@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,7 @@ from octavo.kv.pool import LayerPages, PagePool
 
 __all__ = ["Case", "attention_cases", "main", "make_layers", "make_rows", "measure_attention", "read_ceiling"]
 
-ROTATED_BYTES = 2 << 30  # together the buffers of one case are at least this long
+ROTATED_BYTES = 1 << 30  # together the buffers of one case are at least this long
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def attention_cases(tiny: bool) -> list[Case]:
         Case(dtype, batch, kv_heads, group, context)
         for kv_heads, group in shapes
         for context in (2048, 8192)
-        for batch in (1, 8, 32, 128)
+        for batch in (32, 128, 8, 1)
         for dtype in ("bf16", "fp8", "int8", "int8,int4", "int4")
         if batch * context * kv_heads <= 128 * 8192 * 8
     ]
@@ -192,25 +192,28 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tiny = options.tiny or device == "cpu"
-    rotated = 1 << 20 if tiny else ROTATED_BYTES
     ceiling = read_ceiling(device)
-    results = []
-    for case in attention_cases(tiny):
-        seconds = measure_attention(case, options.impl, device, rotated)
-        results.append(_record("attention", case, seconds, case.must_read_bytes(), ceiling))
-        print(results[-1], flush=True)
-    for case, new in [(Case("int8", 2, 2, 1, 128, 64), 4)] if tiny else _store_cases():
-        seconds, moved = measure_store(case, options.impl, device, new, rotated)
-        results.append(_record("store", case, seconds, moved, ceiling, new_tokens=new))
-        print(results[-1], flush=True)
-    report = {
+    report: dict[str, Any] = {
         "machine": machine(device), "command": " ".join(["python", *sys.argv]), "impl": options.impl,
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": results,
+        "results": [],
     }  # fmt: skip
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    for result in _measurements(options.impl, device, tiny, ceiling):
+        print(result, flush=True)
+        report["results"].append(result)
+        if options.out:  # after each, so that a run that is stopped leaves what it has
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s on {report['machine']['device']}")
+
+
+def _measurements(impl: str, device: str, tiny: bool, ceiling: float) -> Iterator[dict[str, Any]]:
+    rotated = 1 << 20 if tiny else ROTATED_BYTES
+    for case, new in [(Case("int8", 2, 2, 1, 128, 64), 4)] if tiny else _store_cases():
+        seconds, moved = measure_store(case, impl, device, new, rotated)
+        yield _record("store", case, seconds, moved, ceiling, new_tokens=new)
+    for case in attention_cases(tiny):
+        seconds = measure_attention(case, impl, device, rotated)
+        yield _record("attention", case, seconds, case.must_read_bytes(), ceiling)
 
 
 def _store_cases() -> list[tuple[Case, int]]:
