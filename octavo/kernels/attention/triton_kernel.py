@@ -220,7 +220,7 @@ def attend_kernel(
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
     KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr, KEY_FACTOR: tl.constexpr, UNROTATE: tl.constexpr,
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, TILE: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS, TILE: tl.constexpr,
     PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
     PREFETCH: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
