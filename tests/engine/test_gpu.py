@@ -22,9 +22,13 @@ def test_the_cpus_tokens(checkpoint, prompts, family, dtype):
     cpu = LLM(folder, device="cpu", kernels="reference", **options)
     gpu = LLM(folder, device="cuda", **options)
     assert gpu.cache.kernels == "triton"
-    for prompt in prompts:
-        assert (gpu.score(prompt).cpu() - cpu.score(prompt)).abs().max() < (1e-3 if dtype == "fp32" else 0.05)
-    want = [answer.token_ids for answer in cpu.generate(prompts, PARAMS)]
-    assert [answer.token_ids for answer in gpu.generate(prompts, PARAMS)] == want
+    bound = 1e-3 if dtype == "fp32" else 0.05  # in log-probability; the fast kernels keep q to 15 bits
     tight = gpu.with_cache(kv_cache_memory="320tok", max_num_batched_tokens=40)
-    assert [answer.token_ids for answer in tight.generate(prompts, PARAMS)] == want
+    for llm in (gpu, tight):
+        for prompt, answer in zip(prompts, llm.generate(prompts, PARAMS), strict=True):
+            ids = prompt + answer.token_ids
+            want = cpu.score(ids)
+            assert (llm.score(ids).cpu() - want).abs().max() < bound
+            # each token is the CPU's best one, or so near to it that the bound decides between them
+            chosen = want[len(prompt) - 1 : -1].gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
+            assert (want[len(prompt) - 1 : -1].amax(-1) - chosen).max() < 2 * bound
