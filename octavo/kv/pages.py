@@ -72,7 +72,7 @@ class PageTable:
 
     def check(self) -> None:
         """The invariant: held + free + cached = total, and no page is in two places. Raises AssertionError."""
-        cached = set(self.prefix.retired) if self.prefix else set()
+        cached = set(self.prefix.retired) if self.prefix is not None else set()
         free = set(self._free)
         held = {page for page, count in enumerate(self._references) if count > 0}
         assert len(free) == len(self._free), "a page is on the free list twice"
