@@ -81,7 +81,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     if kernels.reason:
         log.warning("attention runs on the slow reference kernels: %s", kernels.reason)
 
-    model_len = _model_len(options, spec.max_position) if weights is None else weights.model_len
+    model_len = _model_len(options, spec.max_position if weights is None else weights.model_len)
     if weights is None:
         model = DenseDecoder(spec, _loader(source, dtype, device), model_len, device)
         weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)

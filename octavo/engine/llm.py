@@ -68,7 +68,13 @@ class LLM:
         self._take(resolved, build_engine(resolved))
 
     def with_cache(self, **options: Any) -> "LLM":
-        """Another LLM with the same weights in memory and another cache: to compare the two, or to change its size."""
+        """Another LLM with the same weights in memory and another cache: to compare the two, or to change its size.
+
+        Raises BadValue for an option of the weights themselves, which cannot change here.
+        """
+        fixed = sorted({"model", "tokenizer", "dtype", "device"} & set(options))
+        if fixed:
+            raise BadValue(f"with_cache keeps the weights and cannot change {', '.join(fixed)}", hint="make a new LLM")
         other = object.__new__(LLM)
         changed = replace(self.options, **options)
         other._take(changed, build_engine(changed, self._weights))

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from octavo.base.errors import BadValue
+from octavo.base.log import log
 from octavo.base.table import Table
 from octavo.base.units import parse_bytes
 from octavo.kv.layout import PAGE_TOKENS
@@ -95,6 +96,7 @@ class EngineOptions:
             raise BadValue(f"max_model_len must be at least 1, not {self.max_model_len}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             # every running sequence must be able to take its token in each step
+            log.warning("at most %d sequences run at once: a step has no more tokens", self.max_num_batched_tokens)
             object.__setattr__(self, "max_num_seqs", self.max_num_batched_tokens)
         if self.kv_cache_memory is not None:
             parse_memory(self.kv_cache_memory)

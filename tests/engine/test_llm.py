@@ -176,6 +176,12 @@ def test_prompts_that_cannot_be(tiny, prompt, error, words):
     assert bad.error is not None
 
 
+def test_another_cache_changes_the_cache_and_nothing_else(tiny):
+    assert tiny.with_cache(max_model_len=256).cache.max_model_len == 256
+    with pytest.raises(BadValue, match="dtype, model"):
+        tiny.with_cache(dtype="bfloat16", model="smollm2")
+
+
 def test_a_prompt_longer_than_the_pool(tiny):
     small = tiny.with_cache(kv_cache_memory="128tok")
     assert small.cache.max_model_len == 128

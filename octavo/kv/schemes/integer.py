@@ -8,10 +8,12 @@
 
 The half step in the midpoint puts both extremes of the vector on the grid -h..h-1 (min at -h, max at h - 1). Without it
 they lie half a step beside it, and the largest element of every vector, which matters most, has the largest error:
-on SmolLM2 that costs a quarter of the KL at int8 and an eighth at int4. The scale is taken from the *stored* midpoint
-and the codes from the *stored* scale, so the rounding of the metadata is compensated by the codes instead of added to
-them, and values beyond fp16's range degrade gracefully (the midpoint saturates, the scale widens) instead of becoming
-infinite. A constant vector gets a scale of zero, or one so small that it corrects the rounding of the midpoint.
+SmolLM2's KL on 4 x 1024 tokens of WikiText-2 was 1.63e-4 without and 1.46e-4 with it at int8, 0.049 and 0.044 at int4.
+
+The scale is taken from the *stored* midpoint and the codes from the *stored* scale, so the rounding of the metadata is
+compensated by the codes instead of added to them, and values beyond fp16's range degrade gracefully (the midpoint
+saturates, the scale widens) instead of becoming infinite. A constant vector gets a scale of zero, or one so small that
+it corrects the rounding of the midpoint.
 """
 
 from typing import TYPE_CHECKING
