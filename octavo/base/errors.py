@@ -4,6 +4,7 @@
     ├── UsageError                 a flag or argument that cannot be
     │   ├── UnknownChoice          a name that is not in a table (near name suggested)
     │   └── BadValue               a number, size or string outside its range
+    ├── AssetError                 a calibration that is damaged, of another model, or lacks what is asked of it
     ├── CheckpointError            a file that is missing, truncated, corrupt or of an unknown kind
     ├── CapacityError              a prompt or pool that cannot fit, with the arithmetic
     ├── RequestError               one request is invalid; the engine and its other requests go on
@@ -13,6 +14,7 @@ Indentation is inheritance.
 """
 
 __all__ = [
+    "AssetError",
     "BadValue",
     "CapacityError",
     "CheckFailed",
@@ -47,6 +49,10 @@ class UnknownChoice(UsageError):
 
 
 class BadValue(UsageError, ValueError):
+    pass
+
+
+class AssetError(OctavoError):
     pass
 
 

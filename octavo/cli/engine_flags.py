@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from octavo.base.units import format_bytes
-from octavo.kv.plan import DEFAULT_DTYPE, Rotate
+from octavo.kv.plan import Rotate
 
 if TYPE_CHECKING:
     from octavo.engine.llm import LLM
@@ -27,12 +27,16 @@ class EngineFlags:
     device: str = "auto"
     kernels: str = "auto"
     """Which kernels run: auto, or one by name (an error if it cannot)."""
-    kv_cache_dtype: str = DEFAULT_DTYPE
-    """How the cache is stored: a scheme, or a K,V pair such as int8,int4."""
+    kv_cache_dtype: str = "auto"
+    """How the cache is stored: a scheme, a K,V pair such as int8,int4, or auto:24GiB, auto:5.5bit, auto:kl<0.01."""
+    kv_asset: str | None = None
+    """The folder of a calibration; one that lies beside the weights is found; `off` looks for none."""
     kv_rotate: Rotate = "auto"
     """Hadamard rotation of K and V before they are stored: auto (each scheme's default), on or off."""
     kv_bias_free: Rotate = "auto"
     """Keys stored without the model's key bias, which attention adds back exactly: auto (below 16 bits), on or off."""
+    kv_balance: str = "auto"
+    """Keys and queries brought to one shape: auto (on for keys below 8 bits), on, off, smooth or constant."""
     kv_cache_memory: str | None = None
     """What the cache may take: a share (0.5), bytes (2GiB) or tokens (20000tok)."""
     max_model_len: int | None = None

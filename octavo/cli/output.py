@@ -1,9 +1,10 @@
 """What verbs print: a table for people on stdout, JSON for machines where `--json` says, errors on stderr."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 
 from octavo.base.errors import UsageError
 
-__all__ = ["JsonTarget", "check_json_target", "emit", "print_error", "write_json"]
+__all__ = ["JsonTarget", "check_json_target", "emit", "print_error", "progress_bar", "write_json"]
 
 JsonTarget = Annotated[
     str | None,
@@ -65,3 +66,21 @@ def emit(data: Mapping[str, Any], people: Any, target: str | None) -> None:
         with console.capture() as text:  # rich would end the process by itself on a broken pipe
             console.print(people)
         sys.stdout.write(text.get())
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each named part of a long job: call it with (part, steps done, steps in all)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        parts: dict[str, Any] = {}
+
+        def advance(part: str, done: int, total: int) -> None:
+            if part not in parts:
+                parts[part] = bars.add_task(part, total=total)
+            bars.update(parts[part], completed=done, total=total)
+
+        yield advance

@@ -19,6 +19,9 @@ class Verb:
 _ALL = (
     Verb("generate", "octavo.cli.generate:generate", "Continue a prompt, or every prompt of a JSONL file."),
     Verb("chat", "octavo.cli.chat:chat", "Talk to a model in the terminal."),
+    Verb(
+        "calibrate", "octavo.cli.calibrate:calibrate", "Measure what a cache needs to know, and write it as an asset."
+    ),
     Verb("plan", "octavo.cli.plan:plan", "What a model's KV cache costs, by arithmetic from its config alone."),
     Verb("demo", "octavo.cli.demo:demo", "The main job on the packaged model: two caches side by side."),
     Verb("env", "octavo.cli.env:env", "What this machine has: versions, cores, memory, devices, kernels."),

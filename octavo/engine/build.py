@@ -4,12 +4,13 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from octavo.base import device as hardware
-from octavo.base.errors import CapacityError, CheckpointError, UsageError
+from octavo.base.errors import CapacityError, CheckpointError
 from octavo.base.units import format_bytes
+from octavo.calibrate.cache_plan import choose_plan, make_transforms
 from octavo.checkpoint import open_checkpoint, open_tokenizer
+from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
@@ -17,10 +18,9 @@ from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.runner import Runner
 from octavo.kernels.choice import KernelChoice, choose
 from octavo.kv.layout import PageLayout
-from octavo.kv.plan import KVPlan, parse_dtype, uniform_plan
+from octavo.kv.plan import KVPlan, uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
-from octavo.models.spec import ModelSpec
 
 __all__ = ["CacheFacts", "LoadedEngine", "LoadedWeights", "build_engine"]
 
@@ -35,6 +35,8 @@ class CacheFacts:
 
     dtype: str
     plan: str
+    plan_source: str
+    """asked for, default, an asset or the checkpoint"""
     page_tokens: int
     pages: int
     bytes_per_token: float
@@ -70,12 +72,13 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     if weights is None:
         source = open_checkpoint(options.model)
         source.check()
-        device = _device(options.device)
-        dtype = _dtype(options.dtype, device)
+        device = resolve_device(options.device)
+        dtype = resolve_dtype(options.dtype, device)
     else:
         source, device, dtype = weights.source, weights.device, weights.dtype
     spec = source.spec
-    plan = _plan(options, spec)
+    cache = choose_plan(options.cache, source)
+    plan = cache.plan
     layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
     kernels = choose(options.kernels, device, plan, options.block_size)
     if kernels.reason:
@@ -83,11 +86,13 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
 
     model_len = _model_len(options, spec.max_position if weights is None else weights.model_len)
     if weights is None:
-        model = DenseDecoder(spec, _loader(source, dtype, device), model_len, device)
+        model = DenseDecoder(spec, weight_loader(source, dtype, device), model_len, device)
         weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)
     num_pages = _num_pages(options, layouts, model_len, device)
     model_len = _fit(options, model_len, num_pages)
-    pool = PagePool(plan, layouts, num_pages, device)
+    load = weight_loader(source, torch.float32, device)
+    transforms = make_transforms(cache, spec, load, weights.model.rope, device)
+    pool = PagePool(plan, layouts, num_pages, device, transforms=transforms)
 
     limits = EngineLimits(
         spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
@@ -98,7 +103,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip
-    return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, spec.layers))
+    return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, cache.source))
 
 
 def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:
@@ -110,46 +115,6 @@ def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:
     except CheckpointError as error:
         log.warning("%s; only token ids can be served", error.message)
         return None
-
-
-def _plan(options: EngineOptions, spec: ModelSpec) -> KVPlan:
-    bias_free = spec.has_key_bias and options.kv_bias_free != "off"
-    if options.kv_bias_free == "on" and not spec.has_key_bias:
-        raise UsageError(
-            f"kv_bias_free: this {spec.family} model adds no bias to its keys",
-            hint="leave it at auto: rotation is enough",
-        )
-    if options.kv_bias_free == "auto":
-        key, _ = parse_dtype(options.kv_cache_dtype)
-        bias_free = bias_free and key.vector_bytes(spec.head_dim) < 2 * spec.head_dim
-    return uniform_plan(options.kv_cache_dtype, spec.layers, spec.head_dim, options.kv_rotate, bias_free)
-
-
-def _device(requested: str) -> str:
-    if requested == "auto":
-        return hardware.default_device()
-    if requested.split(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device: `{requested}` (have auto, cpu, cuda)")
-    if requested.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("device `cuda` was asked for and torch sees none", hint="use --device cpu")
-    return requested
-
-
-def _dtype(requested: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the device computes in it natively, else float32."""
-    if requested == "auto":
-        return torch.bfloat16 if device != "cpu" or hardware.cpu_has_bf16() else torch.float32
-    return getattr(torch, requested)
-
-
-def _loader(source: Source, dtype: torch.dtype, device: str):
-    def load(name: str) -> Tensor:
-        tensor = source.load(name)
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{source.path}: tensor `{name}` holds {tensor.dtype}, not floats")
-        return tensor.to(device=device, dtype=dtype).contiguous()
-
-    return load
 
 
 def _model_len(options: EngineOptions, longest: int) -> int:
@@ -212,14 +177,15 @@ def _fit(options: EngineOptions, model_len: int, num_pages: int) -> int:
     return capacity
 
 
-def _facts(pool: PagePool, plan: KVPlan, limits: EngineLimits, kernels: KernelChoice, layers: int) -> CacheFacts:
+def _facts(pool: PagePool, plan: KVPlan, limits: EngineLimits, kernels: KernelChoice, origin: str) -> CacheFacts:
     geometry = pool.layouts[0]
-    bf16 = uniform_plan("bf16", layers, geometry.head_dim).layouts(
+    bf16 = uniform_plan("bf16", len(pool.layouts), geometry.head_dim).layouts(
         geometry.kv_heads, geometry.head_dim, limits.page_tokens
     )
     return CacheFacts(
         dtype=plan.name,
         plan=plan.describe(),
+        plan_source=origin,
         page_tokens=limits.page_tokens,
         pages=limits.num_pages,
         bytes_per_token=sum(layout.page_bytes for layout in pool.layouts) / limits.page_tokens,

@@ -1,16 +1,20 @@
 """Everything that shapes an engine, frozen and checked where it is born."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from octavo.base.errors import BadValue
 from octavo.base.log import log
 from octavo.base.table import Table
 from octavo.base.units import parse_bytes
+from octavo.calibrate.cache_plan import CacheOptions
+from octavo.calibrate.solve import parse_budget
 from octavo.kv.layout import PAGE_TOKENS
-from octavo.kv.plan import DEFAULT_DTYPE, Rotate, parse_dtype
+from octavo.kv.plan import Rotate, parse_dtype
 
-__all__ = ["DTYPES", "EngineOptions", "MemoryRequest", "parse_memory"]
+__all__ = ["BALANCES", "DTYPES", "EngineOptions", "MemoryRequest", "parse_memory"]
+
+BALANCES = ("auto", "on", "off", "smooth", "constant")
 
 DTYPES: Table[str] = Table(
     "compute dtype",
@@ -60,10 +64,15 @@ class EngineOptions:
     dtype: str = "auto"
     device: str = "auto"
     kernels: str = "auto"
-    kv_cache_dtype: str = DEFAULT_DTYPE
+    kv_cache_dtype: str = "auto"
+    """a scheme, a K,V pair or auto:BUDGET; auto is the asset's or the checkpoint's plan, else int8"""
+    kv_asset: str | None = None
+    """the folder of a calibration; one beside the weights is found; `off` looks for none"""
     kv_rotate: Rotate = "auto"
     kv_bias_free: Rotate = "auto"
     """keys stored without the model's key bias (exact): auto is on for schemes below 16 bits of models that have one"""
+    kv_balance: str = "auto"
+    """keys and queries brought to one shape (fit.py): auto is on for keys below 8 bits; on, off, smooth, constant"""
     kv_cache_memory: str | int | float | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -74,11 +83,19 @@ class EngineOptions:
     debug: bool = False
     """check every stored vector for NaN and infinity, and every step for leaked pages"""
 
+    @property
+    def cache(self) -> CacheOptions:
+        """What is asked of the cache."""
+        return CacheOptions(**{field.name: getattr(self, field.name) for field in fields(CacheOptions)})
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", DTYPES.resolve(self.dtype))
-        if self.kv_cache_dtype == "auto":  # the checkpoint decides; none of those that are read names a scheme
-            object.__setattr__(self, "kv_cache_dtype", DEFAULT_DTYPE)
-        parse_dtype(self.kv_cache_dtype)
+        if self.kv_cache_dtype.startswith("auto:"):
+            parse_budget(self.kv_cache_dtype.removeprefix("auto:"))
+        elif self.kv_cache_dtype != "auto":
+            parse_dtype(self.kv_cache_dtype)
+        if self.kv_balance not in BALANCES:
+            raise BadValue(f"kv_balance: `{self.kv_balance}` (have {', '.join(BALANCES)})")
         for name in ("kv_rotate", "kv_bias_free"):
             if getattr(self, name) not in ("auto", "on", "off"):
                 raise BadValue(f"{name}: `{getattr(self, name)}` (have auto, on, off)")

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from octavo.calibrate.divergence import Divergence, measure
 from octavo.engine.llm import LLM, RequestOutput
 from octavo.engine.sampling import SamplingParams
-from octavo.evals.divergence import Divergence, measure
 from octavo.kv.schemes import SCHEMES
 
 __all__ = ["CHATS", "Answer", "CacheRun", "DemoReport", "run_demo"]

@@ -1,4 +1,4 @@
-"""The plan of a cache: for every layer, the K scheme, the V scheme and whether each is rotated. Pure: no torch."""
+"""The plan of a cache: for every layer, the K scheme, the V scheme and what is done to each before. Pure: no torch."""
 
 import hashlib
 from collections import Counter
@@ -10,7 +10,10 @@ from octavo.kv.layout import PAGE_TOKENS, PageLayout
 from octavo.kv.scheme import Scheme
 from octavo.kv.schemes import SCHEMES
 
-__all__ = ["DEFAULT_DTYPE", "KVPlan", "LayerPlan", "Rotate", "SidePlan", "parse_dtype", "uniform_plan"]
+__all__ = [
+    "DEFAULT_DTYPE", "KVPlan", "LayerPlan", "Rotate", "SidePlan", "check_width", "dtype_name", "parse_dtype",
+    "uniform_plan",
+]  # fmt: skip
 
 DEFAULT_DTYPE = "int8"
 Rotate = Literal["auto", "on", "off"]
@@ -26,9 +29,21 @@ class SidePlan:
     rotated: bool
     bias_free: bool = False
     """keys only: stored without the model's own bias, whose share of the score is added back exactly (bias_free.py)"""
+    fitted: tuple[str, ...] = ()
+    """transforms with numbers of their own, from the weights or from a calibration (fit.py), in the order applied"""
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """Everything done to a vector before it is encoded, by name."""
+        return (
+            ("bias-free",) * self.bias_free
+            + tuple(name for name in self.fitted if name != "static")
+            + ("rotation",) * self.rotated
+            + ("static",) * ("static" in self.fitted)
+        )
 
     def __str__(self) -> str:
-        return self.scheme.name + ("+bias-free" if self.bias_free else "") + ("+rotation" if self.rotated else "")
+        return "+".join((self.scheme.name, *self.transforms))
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,8 @@ class KVPlan:
 
     name: str
     layers: tuple[LayerPlan, ...]
+    params_digest: str = ""
+    """of the numbers that the fitted transforms use; empty where there are none"""
 
     def layouts(self, kv_heads: int, head_dim: int, page_tokens: int = PAGE_TOKENS) -> tuple[PageLayout, ...]:
         return tuple(
@@ -56,7 +73,7 @@ class KVPlan:
 
     def fingerprint(self) -> str:
         """A digest of everything that changes stored bytes; part of every prefix-cache key."""
-        text = "|".join(f"{layer.key}/{layer.value}" for layer in self.layers)
+        text = "|".join([*(f"{layer.key}/{layer.value}" for layer in self.layers), self.params_digest])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -71,9 +88,22 @@ def parse_dtype(text: str) -> tuple[Scheme, Scheme]:
     if not 1 <= len(names) <= 2 or not all(names):
         raise BadValue(f"not a cache scheme or K,V pair: `{text}`", hint="write one name (int8) or two (int8,int4)")
     if names[0].startswith("auto"):
-        raise UnknownChoice("`auto` plans need a calibration asset, which this version cannot read", hint="use int8")
+        raise UnknownChoice(f"`{text}`: a budget is solved for one model, from its calibration", hint="name a scheme")
     key, value = SCHEMES[names[0]], SCHEMES[names[-1]]
     return key, value
+
+
+def dtype_name(text: str) -> str:
+    """Our spelling of a scheme or K,V pair: `8,4` -> `int8,int4`."""
+    key, value = parse_dtype(text)
+    return key.name if key.name == value.name else f"{key.name},{value.name}"
+
+
+def check_width(dtype: str, head_dim: int) -> None:
+    """Raise BadValue where a scheme packs pairs of dimensions and the width is odd."""
+    pair = parse_dtype(dtype)
+    if head_dim % 2 and any(plane.items(head_dim) * 2 == head_dim - 1 for s in pair for plane in s.planes):
+        raise BadValue(f"{dtype} packs pairs of dimensions; the model's head width is {head_dim}", hint="use int8")
 
 
 def uniform_plan(dtype: str, layers: int, head_dim: int, rotate: Rotate = "auto", bias_free: bool = False) -> KVPlan:
@@ -82,9 +112,7 @@ def uniform_plan(dtype: str, layers: int, head_dim: int, rotate: Rotate = "auto"
     if rotate not in ("auto", "on", "off"):
         raise BadValue(f"kv rotate: `{rotate}` (have auto, on, off)")
     key, value = parse_dtype(dtype)
-    if head_dim % 2 and any(plane.items(head_dim) * 2 == head_dim - 1 for s in (key, value) for plane in s.planes):
-        raise BadValue(f"{dtype} packs pairs of dimensions; the model's head width is {head_dim}", hint="use int8")
+    check_width(dtype, head_dim)
     sides = [SidePlan(scheme, scheme.rotates if rotate == "auto" else rotate == "on") for scheme in (key, value)]
     sides[0] = replace(sides[0], bias_free=bias_free)
-    name = key.name if key.name == value.name else f"{key.name},{value.name}"
-    return KVPlan(name, (LayerPlan(sides[0], sides[1]),) * layers)
+    return KVPlan(dtype_name(dtype), (LayerPlan(sides[0], sides[1]),) * layers)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from octavo.kv.layout import PageLayout, PlaneSlot
 from octavo.kv.plan import KVPlan, LayerPlan
+from octavo.kv.transform import PLAIN, ROTATION, SideTransform
 
-__all__ = ["LayerPages", "PagePool"]
+__all__ = ["LayerPages", "PagePool", "unfitted"]
 
 _DTYPES = {
     "uint8": torch.uint8,
@@ -28,6 +29,8 @@ class LayerPages:
     """uint8 `[num_pages, page_bytes]`, contiguous"""
     layout: PageLayout
     plan: LayerPlan
+    key: SideTransform
+    value: SideTransform
 
     def plane(self, slot: PlaneSlot) -> Tensor:
         """A typed view without a copy, `[num_pages, kv_heads, page_tokens, items]`."""
@@ -48,20 +51,32 @@ class PagePool:
     """
 
     def __init__(
-        self, plan: KVPlan, layouts: Sequence[PageLayout], num_pages: int, device: str, fill: int | None = None
+        self, plan: KVPlan, layouts: Sequence[PageLayout], num_pages: int, device: str, fill: int | None = None,
+        transforms: Sequence[tuple[SideTransform, SideTransform]] | None = None,
     ):  # fmt: skip
+        """`transforms`: per layer those of K and V, where the plan has fitted ones."""
         self.plan = plan
         self.layouts = tuple(layouts)
         self.num_pages = num_pages
+        if transforms is None:
+            transforms = [unfitted(layer) for layer in plan.layers]
         self.layers = tuple(
-            LayerPages(_pages(num_pages, layout, device, fill), layout, layer)
-            for layout, layer in zip(self.layouts, plan.layers, strict=True)
+            LayerPages(_pages(num_pages, layout, device, fill), layout, layer, *pair)
+            for layout, layer, pair in zip(self.layouts, plan.layers, transforms, strict=True)
         )
 
     @property
     def allocated_bytes(self) -> int:
         """Bytes really allocated, asked of the tensors themselves."""
         return sum(layer.pages.untyped_storage().nbytes() for layer in self.layers)
+
+
+def unfitted(layer: LayerPlan) -> tuple[SideTransform, SideTransform]:
+    """The transforms of a layer whose plan needs no numbers: the rotation, or nothing."""
+    for side in (layer.key, layer.value):
+        assert not side.fitted, f"{side} needs the numbers of {', '.join(side.fitted)}"
+    key, value = (ROTATION if side.rotated else PLAIN for side in (layer.key, layer.value))
+    return key, value
 
 
 def _pages(num_pages: int, layout: PageLayout, device: str, fill: int | None) -> Tensor:

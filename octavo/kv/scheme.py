@@ -58,6 +58,10 @@ class Scheme:
     tolerance: Tolerance
     rotates: bool = False
     """whether the Hadamard rotation is on by default"""
+    peak: float | None = None
+    """the largest number it stores, where that is part of a scale's meaning"""
+    needs_scale: bool = False
+    """whether it stores nothing sensible without a static scale from a calibration"""
     exact: bool = False
     """whether decode(encode(x)) is x to the last bit in fp32"""
     aliases: tuple[str, ...] = ()

@@ -4,8 +4,12 @@
 dimensions, so a per-vector scale wastes fewer levels. Widths: 2^k directly (Sylvester); 2^k * m where a Paley
 matrix of order m exists (80 = 4 * 20, 96 = 8 * 12, 112 = 4 * 28); otherwise blocks of the largest power of two
 that divides the width.
+
+`SideTransform` is the general form, one invertible matrix and one constant per KV head, of which the rotation is the
+case without numbers of its own. Fitted transforms (fit.py) are matrices with the rotation multiplied in.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["hadamard", "rotate", "unrotate"]
+__all__ = ["PLAIN", "ROTATION", "SideTransform", "hadamard", "rotate", "unrotate"]
 
 
 def _is_prime(number: int) -> bool:
@@ -75,3 +79,58 @@ def unrotate(vectors: "Tensor") -> "Tensor":
     import torch
 
     return vectors.float() @ torch.from_numpy(hadamard(vectors.shape[-1])).to(vectors.device).T
+
+
+@dataclass(frozen=True, eq=False)
+class SideTransform:
+    """What is done to the keys, or the values, of one layer before they are encoded, and what undoes it. Exact in real
+    arithmetic, whatever the numbers are:
+
+        keys     k' = k A - c     q' = q B, B = A^-T        q' . k' = q . k - q' . c: the same taken from every score
+        values   v' = v A - c     out = (out' + c) B, B = A^-1       the weights of a softmax sum to 1
+
+    Without a matrix A and B are the rotation, or nothing.
+    """
+
+    rotated: bool
+    matrix: "Tensor | None" = None
+    """A, fp32 `[G, D, D]`"""
+    back: "Tensor | None" = None
+    """B, fp32 `[G, D, D]`"""
+    shift: "Tensor | None" = None
+    """c, fp32 `[G, D]`; only beside a matrix"""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything at all."""
+        return self.rotated or self.matrix is not None
+
+    def stored(self, vectors: "Tensor") -> "Tensor":
+        """What is encoded of keys or values `[T, G, D]`, fp32."""
+        if self.matrix is None:
+            return rotate(vectors) if self.rotated else vectors.float()
+        turned = _by_head(vectors, self.matrix)
+        return turned if self.shift is None else turned - self.shift
+
+    def query(self, q: "Tensor") -> "Tensor":
+        """Queries `[T, H, D]` as they meet stored keys, fp32."""
+        if self.back is None:
+            return rotate(q) if self.rotated else q.float()
+        return _by_head(q, self.back)
+
+    def output(self, mixed: "Tensor") -> "Tensor":
+        """Weighted sums of stored values `[T, H, D]` -> of the values themselves, fp32."""
+        if self.back is None:
+            return unrotate(mixed) if self.rotated else mixed.float()
+        if self.shift is not None:
+            mixed = mixed + self.shift.repeat_interleave(mixed.shape[1] // len(self.shift), dim=0)
+        return _by_head(mixed, self.back)
+
+
+def _by_head(vectors: "Tensor", matrices: "Tensor") -> "Tensor":
+    """`[T, N, D]`, N a multiple of G, times its KV head's matrix of `[G, D, D]`."""
+    grouped = vectors.float().unflatten(1, (len(matrices), -1)).permute(1, 0, 2, 3)  # [G, T, N / G, D]
+    return (grouped.flatten(1, 2) @ matrices).view(grouped.shape).permute(1, 0, 2, 3).flatten(1, 2)
+
+
+PLAIN, ROTATION = SideTransform(False), SideTransform(True)

@@ -91,7 +91,7 @@ class MemoryReport:
 def default_dtypes(head_dim: int) -> tuple[str, ...]:
     """Every scheme, and K,V pairs of those that rotate with the keys the wider; widest first."""
     width = {name: scheme.vector_bytes(head_dim) for name, scheme in SCHEMES.items()}
-    folded = [name for name, scheme in SCHEMES.items() if scheme.rotates]
+    folded = [name for name, scheme in SCHEMES.items() if scheme.rotates and not scheme.needs_scale]
     pairs = [(key, value) for key in folded for value in folded if width[key] > width[value]]
     sizes = {name: 2 * width[name] for name in SCHEMES}
     sizes |= {f"{key},{value}": width[key] + width[value] for key, value in pairs}

@@ -19,7 +19,7 @@ from octavo.models.linear import Linear
 from octavo.models.rope import rope_tables
 from octavo.models.spec import ModelSpec
 
-__all__ = ["DenseDecoder", "StepContext"]
+__all__ = ["Attention", "DenseDecoder", "Mlp", "StepContext", "rms_norm"]
 
 Load = Callable[[str], Tensor]
 """canonical weight name -> tensor, already on the device and in the compute dtype"""
@@ -53,10 +53,15 @@ class Attention:
         self.norms = [load(f"{name}{side}_norm.weight") for side in "qk"] if spec.qk_norm else None
         self.sizes = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
 
-    def __call__(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states `[T, width]` -> q `[T, H, D]`, k and v `[T, G, D]` before RoPE; k without `key_bias`."""
         q, k, v = (side.unflatten(1, (-1, self.spec.head_dim)) for side in self.qkv(hidden).split(self.sizes, dim=1))
         if self.norms is not None:
-            q, k = (_rms_norm(x, weight, self.spec.norm_eps) for x, weight in zip((q, k), self.norms, strict=True))
+            q, k = (rms_norm(x, weight, self.spec.norm_eps) for x, weight in zip((q, k), self.norms, strict=True))
+        return q, k, v
+
+    def __call__(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
+        q, k, v = self.project(hidden)
         pages = step.pool.layers[self.layer]
         if step.check_finite:
             check_finite(k, v, self.layer)
@@ -116,12 +121,12 @@ class DenseDecoder:
         """
         hidden = functional.embedding(tokens, self.embedding)
         for attention_norm, attention, mlp_norm, mlp in self.blocks:
-            hidden = hidden + attention(_rms_norm(hidden, attention_norm, self.spec.norm_eps), step, self.rope)
-            hidden = hidden + mlp(_rms_norm(hidden, mlp_norm, self.spec.norm_eps))
-        return self.head(_rms_norm(hidden[wanted], self.norm, self.spec.norm_eps)).float()
+            hidden = hidden + attention(rms_norm(hidden, attention_norm, self.spec.norm_eps), step, self.rope)
+            hidden = hidden + mlp(rms_norm(hidden, mlp_norm, self.spec.norm_eps))
+        return self.head(rms_norm(hidden[wanted], self.norm, self.spec.norm_eps)).float()
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / rms(x) * weight` over the last dimension; the mean of squares in fp32 (Zhang and Sennrich, 2019)."""
     if x.dtype == torch.float32:
         return functional.rms_norm(x, weight.shape, weight, eps)

@@ -6,7 +6,7 @@ import torch
 from octavo.base.errors import UsageError
 from octavo.engine.llm import LLM
 from octavo.engine.sampling import SamplingParams
-from octavo.evals.divergence import measure
+from octavo.calibrate.divergence import measure
 
 
 @pytest.fixture(scope="module")

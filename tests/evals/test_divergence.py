@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from octavo.engine.llm import LLM
-from octavo.evals.divergence import measure, token_divergence
+from octavo.calibrate.divergence import measure, token_divergence
 
 
 def test_kl_by_hand():

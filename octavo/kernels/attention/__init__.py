@@ -44,6 +44,6 @@ def attend(
 
     q fp32 `[T, H, D]` as `store` returned it; H is a multiple of the layer's KV heads G and query head h reads KV head
     h // (H / G). `window` lets a query at position p see keys in (p - window, p]. `correction` adds a term to the
-    scaled scores. Returns fp32 `[T, H, D]` in the model's own basis: a rotation of V is undone here.
+    scaled scores. Returns fp32 `[T, H, D]` in the model's own basis: what was done to V is undone here.
     """
     return ATTENTION_IMPLS[impl](q, rows, layer, softmax_scale, window, correction)

@@ -22,7 +22,7 @@ from torch import Tensor
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
 from octavo.kernels.cpu.memory import address_of, aligned, floats, ints32, ints64, keep_alive, octets, prefetch
 from octavo.kernels.cpu.room import PANEL, lay_out
-from octavo.kernels.cpu.rotation import turn
+from octavo.kernels.cpu.rotation import add, turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES, TILE, exp2, product, softmax_row, transpose16
 from octavo.kernels.cpu.views import Angles, LayerView, angles_of, layer_view, step_view
@@ -180,7 +180,9 @@ def _finish(item, call, layer, room):
         total, inverse = floats(room.total + 4 * padded * r, dim), np.float32(1.0) / state[2 * r + 1]
         for i in range(dim):
             total[i] *= inverse
-    turn(room.total, 4 * padded, rows, dim, layer.turn_back, room.spare)
+        if layer.value_shift != 0:
+            add(room.total + 4 * padded * r, layer.value_shift + 4 * dim * item.head, dim)
+    turn(room.total, 4 * padded, rows, dim, layer.turn_back + item.head * layer.value_stride, room.spare)
     for r in range(rows):
         at = (item.first_token + r // group) * call.heads + item.head * group + r % group
         total, out = floats(room.total + 4 * padded * r, dim), floats(call.out + 4 * dim * at, dim)

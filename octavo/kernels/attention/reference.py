@@ -7,7 +7,6 @@ from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.layout import PlaneSlot
 from octavo.kv.pool import LayerPages
 from octavo.kv.scheme import Scheme
-from octavo.kv.transform import unrotate
 
 __all__ = ["attend", "read_side"]
 
@@ -45,7 +44,7 @@ def attend(
             hidden |= key_position[None, :] <= position[:, None] - window
         weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         out[begin:end] = (weights @ values.unsqueeze(1)).permute(2, 0, 1, 3).flatten(1, 2)
-    return unrotate(out) if plan.value.rotated else out
+    return layer.value.output(out)
 
 
 def _corrections(correction: ScoreCorrection, begin: int, end: int, context: int, kv_heads: int) -> Tensor:

@@ -13,7 +13,6 @@ from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import TileCodec, tiles_of
-from octavo.kv.transform import unrotate
 
 __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 
@@ -124,7 +123,7 @@ def attend(
         splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device
     )
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
-    in_kernel = plan.value.rotated and width == head_dim
+    in_kernel = layer.value.rotated and layer.value.matrix is None and width == head_dim
     attend_kernel[(splits, layout.kv_heads * blocks, sequences)](
         q.contiguous(), out, partial, partial[splits * tokens * heads * width :] if splits > 1 else partial,
         _counters(q.device, stream), rows.query_start, rows.context, rows.block_tables, layer.pages,
@@ -139,4 +138,4 @@ def attend(
         PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
         num_stages=tiling.stages,
     )  # fmt: skip
-    return unrotate(out) if plan.value.rotated and not in_kernel else out
+    return out if in_kernel else layer.value.output(out)

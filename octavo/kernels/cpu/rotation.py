@@ -1,16 +1,18 @@
-"""The Hadamard rotation of rows in place: butterflies for powers of two, a dense product for other widths."""
+"""Rows times a matrix in place: butterflies for the Hadamard rotation of powers of two, else a dense product."""
 
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from octavo.kernels.cpu.memory import floats
 from octavo.kernels.cpu.vectors import LANES, hadamard16, product
 from octavo.kv.transform import hadamard
 
-__all__ = ["BUTTERFLY", "NONE", "matrix_of", "turn"]
+__all__ = ["BUTTERFLY", "NONE", "add", "matrix_of", "padded_matrices", "subtract", "turn"]
 
 NONE, BUTTERFLY = -1, 0
 """What `turn` takes instead of the address of a matrix."""
@@ -29,6 +31,28 @@ def matrix_of(rotated: bool, dim: int, inverse: bool = False) -> int:
     if not rotated:
         return NONE
     return BUTTERFLY if dim & (dim - 1) == 0 else _dense(dim, inverse)[0]
+
+
+def padded_matrices(matrices: Tensor) -> Tensor:
+    """fp32 `[G, D, D]` -> the same with rows padded with zeros to a multiple of LANES, as `turn` reads them."""
+    dim = matrices.shape[-1]
+    return torch.nn.functional.pad(matrices.float().cpu(), (0, -dim % LANES)).contiguous()
+
+
+@njit(error_model="numpy")
+def subtract(address, constants, dim):
+    """Take fp32 `[dim]` at `constants` from the vector at `address`."""
+    row, constant = floats(address, dim), floats(constants, dim)
+    for i in range(dim):
+        row[i] -= constant[i]
+
+
+@njit(error_model="numpy")
+def add(address, constants, dim):
+    """Add fp32 `[dim]` at `constants` to the vector at `address`."""
+    row, constant = floats(address, dim), floats(constants, dim)
+    for i in range(dim):
+        row[i] += constant[i]
 
 
 @njit(error_model="numpy")

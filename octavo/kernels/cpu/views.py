@@ -11,10 +11,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from octavo.kernels.cpu.rotation import matrix_of
+from octavo.kernels.cpu.rotation import matrix_of, padded_matrices
 from octavo.kernels.rows import Rope, Rows
 from octavo.kv.pool import LayerPages
 from octavo.kv.row_codec import rows_of
+from octavo.kv.transform import SideTransform
 
 __all__ = ["Angles", "Layer", "LayerView", "Step", "angles_of", "layer_view", "step_view"]
 
@@ -23,7 +24,9 @@ View = TypeVar("View")
 
 
 class Layer(NamedTuple):
-    """Where a layer's pages are, how long their parts are in bytes, and what `turn` takes for its K, V and output."""
+    """Where a layer's pages are, how long their parts are in bytes, and what `turn` takes for its K, q, V and output:
+    that of KV head h is at `turn + h * stride`. The constants of KV head h are 4 * dim * h bytes from `shift`; 0: none.
+    """
 
     pages: int
     page_bytes: int
@@ -32,8 +35,13 @@ class Layer(NamedTuple):
     kv_heads: int
     dim: int
     turn_key: int
+    turn_query: int
     turn_value: int
     turn_back: int
+    key_stride: int
+    value_stride: int
+    key_shift: int
+    value_shift: int
 
 
 class Step(NamedTuple):
@@ -64,6 +72,8 @@ class LayerView:
     value: tuple[int, ...]
     kernels: dict[str, Callable[..., None]]
     """filled by the operations: the compiled kernel of this layer's pair of schemes"""
+    kept: tuple[Tensor, ...]
+    """what the addresses point into"""
 
 
 class _Views(Generic[Owner, View]):
@@ -85,13 +95,33 @@ class _Views(Generic[Owner, View]):
 def _make_layer(layer: LayerPages) -> LayerView:
     layout, plan, dim = layer.layout, layer.plan, layer.layout.head_dim
     assert layer.pages.is_contiguous(), f"pages with strides {layer.pages.stride()}"
-    turns = matrix_of(plan.key.rotated, dim), matrix_of(plan.value.rotated, dim)
+    keys, values = _make_side(layer.key, dim, inverse=False), _make_side(layer.value, dim, inverse=True)
     geometry = Layer(
-        layer.pages.data_ptr(), layout.page_bytes, layout.head_bytes, layout.page_tokens, layout.kv_heads, dim, *turns,
-        matrix_of(plan.value.rotated, dim, inverse=True),
+        layer.pages.data_ptr(), layout.page_bytes, layout.head_bytes, layout.page_tokens, layout.kv_heads, dim,
+        keys.turn, keys.back, values.turn, values.back, keys.stride, values.stride, keys.shift, values.shift,
     )  # fmt: skip
     key, value = rows_of(plan.key.scheme, layout.key_slots), rows_of(plan.value.scheme, layout.value_slots)
-    return LayerView(geometry, key, value, {})
+    return LayerView(geometry, key, value, {}, keys.kept + values.kept)
+
+
+class _Side(NamedTuple):
+    turn: int
+    back: int
+    stride: int
+    shift: int
+    kept: tuple[Tensor, ...]
+
+
+def _make_side(side: SideTransform, dim: int, inverse: bool) -> _Side:
+    """`inverse`: what undoes a rotation is its transpose (values), else the rotation itself (queries)."""
+    if side.matrix is None or side.back is None:
+        return _Side(matrix_of(side.rotated, dim), matrix_of(side.rotated, dim, inverse), 0, 0, ())
+    turn, back = padded_matrices(side.matrix), padded_matrices(side.back)
+    kept, shift = (turn, back), 0
+    if side.shift is not None:
+        constants = side.shift.float().cpu().contiguous()
+        kept, shift = (*kept, constants), constants.data_ptr()
+    return _Side(turn.data_ptr(), back.data_ptr(), turn[0].nbytes, shift, kept)
 
 
 def _address(tensor: Tensor, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""Store: RoPE -> rotation -> encode -> write into pages. The only way into the cache."""
+"""Store: RoPE -> transform -> encode -> write into pages. The only way into the cache."""
 
 from torch import Tensor
 
@@ -30,8 +30,8 @@ def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer:
     """Store T new tokens and return the queries as attention wants them.
 
     q `[T, H, D]`, k and v `[T, G, D]`: after any q/k norm, before RoPE, any float dtype. Everything from RoPE to the
-    codes is computed in fp32, never from a rounded copy. Returns fp32 `[T, H, D]`: q after RoPE and, where the
-    layer's keys are rotated, after the same rotation. `rope=None` leaves positions out (NoPE layers).
+    codes is computed in fp32, never from a rounded copy. Returns fp32 `[T, H, D]`: q after RoPE and
+    the counterpart of what is done to the layer's keys (transform.py). `rope=None` leaves positions out (NoPE layers).
     """
     return STORE_IMPLS[impl](q, k, v, rope, rows, layer)
 

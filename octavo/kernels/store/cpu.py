@@ -9,7 +9,7 @@ from torch import Tensor
 
 from octavo.kernels.cpu.build import Kernel, per_codec_pair
 from octavo.kernels.cpu.memory import address_of, aligned, floats, ints64, keep_alive, octets
-from octavo.kernels.cpu.rotation import turn
+from octavo.kernels.cpu.rotation import subtract, turn
 from octavo.kernels.cpu.team import next_item, run_team, team_launcher
 from octavo.kernels.cpu.vectors import LANES
 from octavo.kernels.cpu.views import LayerView, layer_view, step_view
@@ -78,10 +78,11 @@ def _store_token(token, inputs, layer, key, value, step, room, spare):
     position = ints64(step.positions + 8 * token, 1)[0]
     cos = floats(inputs.cos + 4 * half * position, half)
     sin = floats(inputs.sin + 4 * half * position, half)
+    group = inputs.heads // layer.kv_heads
     for head in range(inputs.heads):
         _load(inputs.q + token * inputs.q_stride + head * dim * item, inputs.kind, dim, vector)
         _rope(vector, cos, sin, half)
-        turn(room, none, one, dim, layer.turn_key, spare)
+        turn(room, none, one, dim, layer.turn_query + head // group * layer.key_stride, spare)
         _load(room, none, dim, floats(inputs.out + 4 * dim * (token * inputs.heads + head), dim))
     slot = ints64(step.slots + 8 * token, 1)[0]
     if slot < 0:
@@ -91,10 +92,14 @@ def _store_token(token, inputs, layer, key, value, step, room, spare):
         block = octets(page + head * layer.head_bytes, layer.head_bytes)
         _load(inputs.k + token * inputs.k_stride + head * dim * item, inputs.kind, dim, vector)
         _rope(vector, cos, sin, half)
-        turn(room, none, one, dim, layer.turn_key, spare)
+        turn(room, none, one, dim, layer.turn_key + head * layer.key_stride, spare)
+        if layer.key_shift != 0:
+            subtract(room, layer.key_shift + 4 * dim * head, dim)
         encode_row(key, block, slot % layer.page_tokens, vector, dim)
         _load(inputs.v + token * inputs.v_stride + head * dim * item, inputs.kind, dim, vector)
-        turn(room, none, one, dim, layer.turn_value, spare)
+        turn(room, none, one, dim, layer.turn_value + head * layer.value_stride, spare)
+        if layer.value_shift != 0:
+            subtract(room, layer.value_shift + 4 * dim * head, dim)
         encode_row(value, block, slot % layer.page_tokens, vector, dim)
 
 

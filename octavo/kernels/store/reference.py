@@ -5,7 +5,6 @@ from torch import Tensor
 
 from octavo.kernels.rows import Rope, Rows
 from octavo.kv.pool import LayerPages
-from octavo.kv.transform import rotate
 
 __all__ = ["apply_rope", "store"]
 
@@ -22,11 +21,7 @@ def apply_rope(vectors: Tensor, rope: Rope, positions: Tensor) -> Tensor:
 def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages) -> Tensor:
     if rope is not None:
         q, k = apply_rope(q, rope, rows.positions), apply_rope(k, rope, rows.positions)
-    q, k, v = q.float(), k.float(), v.float()
-    if layer.plan.key.rotated:
-        q, k = rotate(q), rotate(k)
-    if layer.plan.value.rotated:
-        v = rotate(v)
+    q, k, v = layer.key.query(q), layer.key.stored(k), layer.value.stored(v)
     kept = rows.slots >= 0
     page, offset = rows.slots[kept] // layer.layout.page_tokens, rows.slots[kept] % layer.layout.page_tokens
     for scheme, vectors, slots in (

@@ -1,6 +1,6 @@
 """Store in Triton: RoPE -> rotation -> encode -> planes, one launch for q, k and v.
 
-Widths that are no power of two are rotated by torch beforehand, with the constant matrix.
+Widths that are no power of two, and fitted transforms, are turned by torch beforehand.
 """
 
 import os
@@ -15,7 +15,6 @@ from octavo.kernels.store.reference import apply_rope
 from octavo.kv.layout import PlaneSlot
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
-from octavo.kv.transform import rotate
 
 __all__ = ["store", "store_kernel"]
 
@@ -113,14 +112,14 @@ def _rows_of(vectors: Tensor) -> Tensor:
 def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages) -> Tensor:
     layout, plan = layer.layout, layer.plan
     tokens, heads, head_dim = q.shape
-    in_kernel = head_dim & (head_dim - 1) == 0
-    if not in_kernel and (plan.key.rotated or plan.value.rotated):
-        if plan.key.rotated:
-            if rope is not None:
-                q, k, rope = apply_rope(q, rope, rows.positions), apply_rope(k, rope, rows.positions), None
-            q, k = rotate(q), rotate(k)
-        if plan.value.rotated:
-            v = rotate(v)
+    two_power = head_dim & (head_dim - 1) == 0
+    turn_keys, turn_values = (side.rotated and side.matrix is None and two_power for side in (layer.key, layer.value))
+    if layer.key.changes and not turn_keys:
+        if rope is not None:
+            q, k, rope = apply_rope(q, rope, rows.positions), apply_rope(k, rope, rows.positions), None
+        q, k = layer.key.query(q), layer.key.stored(k)
+    if layer.value.changes and not turn_values:
+        v = layer.value.stored(v)
     q, k, v = _rows_of(q), _rows_of(k), _rows_of(v)
     out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
     count = min(4, triton.next_power_of_2(layout.kv_heads))
@@ -130,8 +129,8 @@ def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer:
         q, k, v, out, q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots,
         layer.pages, q.stride(0), k.stride(0), v.stride(0),
         STORE_KEYS=key.store, STORE_VALUES=value.store, KEY_AT=_offsets(layout.key_slots),
-        VALUE_AT=_offsets(layout.value_slots), TURN_KEYS=plan.key.rotated and in_kernel,
-        TURN_VALUES=plan.value.rotated and in_kernel, ROPE_WIDTH=0 if rope is None else rope.cos.shape[-1],
+        VALUE_AT=_offsets(layout.value_slots), TURN_KEYS=turn_keys,
+        TURN_VALUES=turn_values, ROPE_WIDTH=0 if rope is None else rope.cos.shape[-1],
         HEADS=heads, KV_HEADS=layout.kv_heads, HEAD=head_dim, HALF=triton.next_power_of_2(head_dim // 2), COUNT=count,
         Q_BLOCKS=q_blocks, PAGE=layout.page_tokens, PAGE_BYTES=layout.page_bytes, HEAD_BYTES=layout.head_bytes,
         PLAIN=_INTERPRETED, num_warps=count, enable_fp_fusion=False,

@@ -5,10 +5,11 @@ from octavo.kv.scheme import Scheme
 from octavo.kv.schemes.floats import BF16, FP8, FP16, FP32
 from octavo.kv.schemes.int4 import INT4
 from octavo.kv.schemes.int8 import INT8
+from octavo.kv.schemes.int8_static import INT8_STATIC
 
 __all__ = ["SCHEMES"]
 
-_ALL = (BF16, FP16, FP8, INT8, INT4, FP32)
+_ALL = (BF16, FP16, FP8, INT8, INT8_STATIC, INT4, FP32)
 
 SCHEMES: Table[Scheme] = Table(
     "cache scheme",

@@ -71,7 +71,7 @@ FP16 = Scheme(
 )  # fmt: skip
 FP8 = Scheme(
     "fp8", (Plane("data", "uint8", _width),), _encode_fp8, _decode_fp8,
-    Tolerance(of_peak=2**-4, floor=2**-10, holds_to=448.0), aliases=("fp8_e4m3", "fp8_e4m3fn"),
+    Tolerance(of_peak=2**-4, floor=2**-10, holds_to=448.0), aliases=("fp8_e4m3", "fp8_e4m3fn"), peak=448.0,
     tile_codec=_TILES + "FP8_TILES", row_codec=_ROWS + "Fp8Rows",
-    summary="e4m3, scale 1; saturates at 448",
+    summary="e4m3, scale 1 unless calibrated; saturates at 448",
 )  # fmt: skip

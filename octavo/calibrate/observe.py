@@ -1,0 +1,77 @@
+"""Statistics of keys, queries and values over calibration windows: running sums that can be kept and taken up again."""
+
+import torch
+from torch import Tensor
+
+from octavo.calibrate.forward import Vectors
+from octavo.kv.transform import rotate
+
+__all__ = ["Observer"]
+
+_SUMS = ("k.mean", "k.moment", "q.moment", "k.squares", "v.squares", "q.squares", "tokens")
+
+
+class Observer:
+    """Everything that `octavo.kv.statistics` names, for one model. All sums are fp64: their order does not show."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+        """`layers.N.<name>`: running extremes and sums"""
+
+    def take(self, layer: int, vectors: Vectors, biased: bool) -> None:
+        """Add one window's vectors of one layer. `biased`: stored keys carry the model's bias."""
+        keys = vectors.k if biased else vectors.k_free
+        kv_heads = keys.shape[1]
+        queries = vectors.q.unflatten(1, (kv_heads, -1))  # [T, G, H / G, D]
+        self._least(layer, "k.first", -keys[:1].abs())
+        self._least(layer, "v.first", -vectors.v[:1].abs())
+        if vectors.k is not vectors.k_free:
+            self._least(layer, "k.biased.absmax", -vectors.k.abs())
+        keys, values, queries = keys[1:], vectors.v[1:], queries[1:]
+        for name, side in (("k", keys), ("v", values)):
+            for prefix, numbers in ((name, side), (f"{name}.turned", rotate(side))):
+                self._least(layer, f"{prefix}.min", numbers)
+                self._least(layer, f"{prefix}.max", -numbers)
+        flat = queries.transpose(1, 2).flatten(0, 1)  # [T * H / G, G, D]
+        self._least(layer, "q.absmax", -flat.abs())
+        self._add(layer, "k.mean", keys.double().sum(0))
+        self._add(layer, "k.moment", _moment(keys))
+        self._add(layer, "q.moment", _moment(flat) / (len(flat) // max(len(keys), 1) or 1))
+        for name, numbers, count in (("k", keys, 1), ("v", values, 1), ("q", flat, queries.shape[2])):
+            self._add(layer, f"{name}.squares", numbers.double().square().sum(0) / count)
+        self._add(layer, "tokens", torch.tensor(float(len(keys)), dtype=torch.float64))
+
+    def _least(self, layer: int, name: str, numbers: Tensor) -> None:
+        key, low = f"layers.{layer}.{name}", numbers.amin(0).cpu()
+        self.state[key] = torch.minimum(self.state[key], low) if key in self.state else low
+
+    def _add(self, layer: int, name: str, numbers: Tensor) -> None:
+        key, numbers = f"layers.{layer}.{name}", numbers.cpu()
+        self.state[key] = self.state[key] + numbers if key in self.state else numbers
+
+    def statistics(self) -> dict[str, Tensor]:
+        """fp32 tensors by the names of `octavo.kv.statistics`."""
+        found: dict[str, Tensor] = {}
+        for key, numbers in self.state.items():
+            prefix, name = key.split(".", 2)[:2], key.split(".", 2)[2]
+            where = ".".join(prefix)
+            count = self.state[f"{where}.tokens"].clamp_min(1)
+            if name == "tokens":
+                continue
+            if name.endswith(".squares"):
+                found[f"{where}.{name[0]}.rms"] = (numbers / count).sqrt().float()
+            elif name in _SUMS:
+                found[key] = (numbers / count).float()
+            else:
+                least = name.endswith(".min")
+                found[key] = (numbers if least else -numbers).float()
+        for key in [key for key in found if key.endswith((".k.min", ".v.min")) and ".turned" not in key]:
+            stem = key.removesuffix(".min")
+            found[f"{stem}.absmax"] = torch.maximum(-found[key], found[f"{stem}.max"])
+        return found
+
+
+def _moment(vectors: Tensor) -> Tensor:
+    """Sum of outer products of `[N, G, D]`: fp64 `[G, D, D]`; multiplied in fp32 where that is exact enough."""
+    by_head = vectors.transpose(0, 1)
+    return (by_head.mT @ by_head).double()

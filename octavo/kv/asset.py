@@ -1,0 +1,173 @@
+"""The folder that a calibration writes, and everything that can be wrong with one.
+
+    kv_plan.json             the plan, layer by layer; the model's fingerprint; data, measurements, settings
+    kv_params.safetensors    what was measured of keys, queries and values (statistics.py); every number a plan needs
+                             is derived from it, for the asset's own plan and for any other that is asked for
+
+Both are written beside their old versions and renamed, the plan last: an asset is whole, or the old one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo.base.errors import AssetError
+from octavo.kv.plan import KVPlan, LayerPlan, SidePlan
+from octavo.kv.schemes import SCHEMES
+from octavo.kv.statistics import KVStatistics, check_statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT", "PARAMS_FILE", "PLAN_FILE", "KVAsset", "find_asset", "open_asset", "plan_layers", "write_asset"]
+
+FORMAT = 1
+PLAN_FILE, PARAMS_FILE = "kv_plan.json", "kv_params.safetensors"
+_REDO = "run octavo calibrate again"
+
+
+@dataclass(frozen=True, eq=False)
+class KVAsset:
+    """An asset that was read and found whole."""
+
+    path: Path
+    about: Mapping[str, Any]
+    """kv_plan.json"""
+    statistics: KVStatistics
+
+    @property
+    def plan(self) -> KVPlan:
+        layers = tuple(LayerPlan(_side(layer["k"]), _side(layer["v"])) for layer in self.about["layers"])
+        return KVPlan(self.about["kv_cache_dtype"], layers, self.digest)
+
+    @property
+    def digest(self) -> str:
+        return self.about["params_sha256"]
+
+    def check_model(self, name: str, fingerprint: str) -> None:
+        """Raise AssetError unless it was calibrated on these very weights."""
+        if self.about["fingerprint"] != fingerprint:
+            raise AssetError(
+                f"{self.path}: calibrated on {self.about['model']} (fingerprint {self.about['fingerprint'][:12]}), and "
+                f"this is {name} ({fingerprint[:12]})",
+                hint="calibrate this model, or take the asset that belongs to it",
+            )
+
+
+def find_asset(folder: Path) -> Path | None:
+    """The asset that lies beside the weights in `folder`: there, or in a folder `kv_asset`."""
+    places = (folder, folder / "kv_asset")
+    return next((place for place in places if (place / PLAN_FILE).is_file()), None)
+
+
+def open_asset(path: str | Path) -> KVAsset:
+    """Read and check an asset. Raises AssetError that names the file and what is wrong with it."""
+    folder = Path(path).expanduser()
+    if folder.name == PLAN_FILE:
+        folder = folder.parent
+    if not (folder / PLAN_FILE).is_file():
+        raise AssetError(f"no KV asset at `{path}`: {PLAN_FILE} is not there", hint="octavo calibrate makes one")
+    about = _read_plan(folder / PLAN_FILE)
+    file = folder / PARAMS_FILE
+    if not file.is_file():
+        raise AssetError(f"{folder}: {PARAMS_FILE} is missing", hint=_REDO)
+    digest = _file_digest(file)
+    if digest != about["params_sha256"]:
+        raise AssetError(f"{file}: not the file that {PLAN_FILE} was written with (sha256 differs)", hint=_REDO)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AssetError(f"{file}: unreadable: {error}", hint=_REDO) from error
+    shape = about["shape"]
+    statistics = check_statistics(tensors, shape["layers"], shape["kv_heads"], shape["head_dim"], str(file))
+    return KVAsset(folder, about, statistics)
+
+
+_WANTED = {
+    "format": int, "model": str, "fingerprint": str, "shape": dict, "data": dict, "kv_cache_dtype": str,
+    "layers": list, "params_sha256": str, "bytes_per_token": (int, float), "static": dict, "key_bias_stored": bool,
+}  # fmt: skip
+
+
+def _read_plan(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AssetError(f"{file}: unreadable: {error}", hint=_REDO) from error
+    if not isinstance(about, dict):
+        raise AssetError(f"{file}: not a JSON object", hint=_REDO)
+    for name, kind in _WANTED.items():
+        if not isinstance(about.get(name), kind):
+            raise AssetError(f"{file}: `{name}` is missing or not what it should be: {about.get(name)!r}", hint=_REDO)
+    if about["format"] != FORMAT:
+        raise AssetError(f"{file}: format {about['format']}, and this version reads {FORMAT}", hint=_REDO)
+    shape = about["shape"]
+    for name in ("layers", "kv_heads", "heads", "head_dim"):
+        if not isinstance(shape.get(name), int) or shape[name] < 1:
+            raise AssetError(f"{file}: shape.{name} is {shape.get(name)!r}", hint=_REDO)
+    if len(about["layers"]) != shape["layers"]:
+        raise AssetError(
+            f"{file}: plans for {len(about['layers'])} layers of a model with {shape['layers']}", hint=_REDO
+        )
+    for number, layer in enumerate(about["layers"]):
+        try:
+            _side(layer["k"]), _side(layer["v"])
+        except (KeyError, TypeError, LookupError, ValueError) as error:
+            raise AssetError(f"{file}: layer {number}: {error}", hint=_REDO) from error
+    return about
+
+
+def plan_layers(plan: KVPlan) -> list[dict[str, Any]]:
+    """The layers of a plan as kv_plan.json spells them."""
+    return [
+        {name: {"scheme": side.scheme.name, "transforms": list(side.transforms)} for name, side in sides}
+        for sides in ((("k", layer.key), ("v", layer.value)) for layer in plan.layers)
+    ]
+
+
+_FITTED = ("constant", "balance", "smooth", "static")
+
+
+def _side(spelled: Mapping[str, Any]) -> SidePlan:
+    transforms = spelled["transforms"]
+    unknown = set(transforms) - {"bias-free", "rotation", *_FITTED}
+    if unknown:
+        raise ValueError(f"unknown transforms: {', '.join(sorted(unknown))}")
+    fitted = tuple(name for name in _FITTED if name in transforms)
+    return SidePlan(SCHEMES[spelled["scheme"]], "rotation" in transforms, "bias-free" in transforms, fitted)
+
+
+def write_asset(folder: Path, about: Mapping[str, Any], statistics: "Mapping[str, Tensor]") -> None:
+    """Write both files, each beside its old version and renamed when it is on disk. Raises AssetError."""
+    from safetensors.torch import save_file
+
+    params, plan = folder / PARAMS_FILE, folder / PLAN_FILE
+    new_params, new_plan = params.with_suffix(".new"), plan.with_suffix(".new")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in sorted(statistics.items())}, new_params)
+        text = json.dumps({**about, "params_sha256": _file_digest(new_params)}, indent=1, allow_nan=False)
+        new_plan.write_text(text + "\n", encoding="utf-8")
+        for file in (new_params, new_plan):
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        new_params.replace(params)
+        new_plan.replace(plan)
+    except Exception as error:  # safetensors raises its own for a full disk
+        for file in (new_params, new_plan):
+            file.unlink(missing_ok=True)
+        if isinstance(error, ValueError):
+            raise
+        raise AssetError(f"cannot write the KV asset to {folder}: {error}", hint="is the disk full?") from error
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
