@@ -1,12 +1,17 @@
 """Statistics of keys, queries and values over calibration windows: running sums that can be kept and taken up again."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
-from octavo.calibrate.forward import Vectors
+from octavo.base.errors import AssetError
+from octavo.calibrate.forward import Vectors, attention_output, embed, layer_step, project
+from octavo.calibrate.partial import Partial
 from octavo.kv.transform import rotate
+from octavo.models.dense import DenseDecoder
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "observe"]
 
 _SUMS = ("k.mean", "k.moment", "q.moment", "k.squares", "v.squares", "q.squares", "tokens")
 
@@ -75,3 +80,26 @@ def _moment(vectors: Tensor) -> Tensor:
     """Sum of outer products of `[N, G, D]`: fp64 `[G, D, D]`; multiplied in fp32 where that is exact enough."""
     by_head = vectors.transpose(0, 1)
     return (by_head.mT @ by_head).double()
+
+
+@torch.inference_mode()
+def observe(
+    model: DenseDecoder, windows: Sequence[Tensor], biased: bool, partial: Partial,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Tensor]:  # fmt: skip
+    """The statistics of all windows, layer by layer and window by window. Raises AssetError for a model that breaks."""
+    observer = Observer()
+    done, observer.state = partial.load()
+    for number in range(done, len(windows)):
+        progress("statistics", number, len(windows))
+        hidden = embed(model, windows[number])
+        for layer in range(model.spec.layers):
+            vectors = project(model, layer, hidden)
+            observer.take(layer, vectors, biased)
+            mixed = attention_output(vectors.q, vectors.k, vectors.v, model.spec.window(layer))
+            hidden = layer_step(model, layer, hidden, mixed)
+        if not bool(hidden.isfinite().all()):
+            raise AssetError(f"window {number}: the model's hidden states are not finite", hint="try --dtype float32")
+        partial.save(number + 1, observer.state)
+    progress("statistics", len(windows), len(windows))
+    return observer.statistics()

@@ -118,7 +118,8 @@ def _read_plan(file: Path) -> dict[str, Any]:
         )
     for number, layer in enumerate(about["layers"]):
         try:
-            _side(layer["k"]), _side(layer["v"])
+            for name in "kv":
+                _side(layer[name])
         except (KeyError, TypeError, LookupError, ValueError) as error:
             raise AssetError(f"{file}: layer {number}: {error}", hint=_REDO) from error
     return about

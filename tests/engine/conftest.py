@@ -1,11 +1,14 @@
 """Tiny checkpoints on disk, written by transformers, and engines over them."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from octavo.calibrate.run import CalibrateOptions, calibrate
 from octavo.engine.llm import LLM
 
 CONFIGS = {
@@ -73,3 +76,40 @@ def prompts() -> list[list[int]]:
     generator = torch.Generator().manual_seed(7)
     lengths = (1, 5, 63, 64, 65, 130, 200)
     return [torch.randint(3, 320, (length,), generator=generator).tolist() for length in lengths]
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of 256 bytes after five special ids, for the tiny models: any text becomes ids below 261."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    specials = {"<unk>": 0, "<s>": 1, "</s>": 2, "<a>": 3, "<b>": 4}
+    alphabet = {letter: 5 + number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(specials | alphabet, [], unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def readable(checkpoint, tmp_path_factory) -> str:
+    """The tiny Llama's folder, with a tokenizer."""
+    folder = tmp_path_factory.mktemp("readable")
+    shutil.copytree(checkpoint("llama")[0], folder, dirs_exist_ok=True)
+    write_byte_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_asset(readable, tmp_path_factory) -> str:
+    """A calibration of the tiny Llama on random-looking text, with sensitivities."""
+    out = tmp_path_factory.mktemp("asset")
+    generator = torch.Generator().manual_seed(5)
+    text = "".join(chr(32 + int(code)) for code in torch.randint(0, 90, (6000,), generator=generator))
+    (out / "text.txt").write_text(text)
+    options = CalibrateOptions(
+        model=readable, out=str(out / "asset"), data=str(out / "text.txt"), samples=8, seqlen=256, sensitivity=True,
+        sensitivity_tokens=128, dtype="float32",
+    )  # fmt: skip
+    calibrate(options, lambda *step: None)
+    return str(out / "asset")

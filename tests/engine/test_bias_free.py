@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from octavo.base.errors import UsageError
+from octavo.calibrate.divergence import measure
 from octavo.engine.llm import LLM
 from octavo.engine.sampling import SamplingParams
-from octavo.calibrate.divergence import measure
 
 
 @pytest.fixture(scope="module")

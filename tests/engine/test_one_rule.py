@@ -40,7 +40,7 @@ def bound(dtype: str) -> float:
     """
     if all(SCHEMES[name].exact for name in dtype.split(",")):
         return 1e-4
-    return {"bf16": 1e-3, "fp16": 1e-3, "int8": 5e-3}.get(dtype, 0.05)
+    return {"bf16": 1e-3, "fp16": 1e-3, "int8": 5e-3, "int8-static": 5e-3}.get(dtype, 0.05)
 
 
 def check(dtype: str, got, want) -> None:
@@ -62,48 +62,55 @@ def dtype(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def want(tiny, prompts, dtype):
+def cache(dtype, tiny_asset) -> dict[str, str]:
+    """The options of a cache of this dtype; with a calibration where it cannot be without one."""
+    needs = any(SCHEMES[name].needs_scale for name in dtype.split(","))
+    return {"kv_cache_dtype": dtype, "kv_asset": tiny_asset if needs else "off"}
+
+
+@pytest.fixture(scope="module")
+def want(tiny, prompts, cache):
     """Each prompt alone, in one chunk, nothing shared."""
-    alone = tiny.with_cache(kv_cache_dtype=dtype, enable_prefix_caching=False)
+    alone = tiny.with_cache(**cache, enable_prefix_caching=False)
     runs = [run(alone, [prompt]) for prompt in prompts]
     return [tokens for [tokens], _ in runs], [logits for _, [logits] in runs]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 512])
-def test_chunk_size(tiny, prompts, dtype, want, chunk):
-    llm = tiny.with_cache(kv_cache_dtype=dtype, max_num_batched_tokens=chunk, max_num_seqs=1, debug=True)
+def test_chunk_size(tiny, prompts, dtype, cache, want, chunk):
+    llm = tiny.with_cache(**cache, max_num_batched_tokens=chunk, max_num_seqs=1, debug=True)
     check(dtype, run(llm, prompts), want)
 
 
-def test_batch_of_32(tiny, prompts, dtype, want):
-    llm = tiny.with_cache(kv_cache_dtype=dtype, max_num_seqs=32, kv_cache_memory="16384tok", debug=True)
+def test_batch_of_32(tiny, prompts, dtype, cache, want):
+    llm = tiny.with_cache(**cache, max_num_seqs=32, kv_cache_memory="16384tok", debug=True)
     crowd = prompts * 8
     tokens, logits = run(llm, crowd)
     reference = (want[0] * 8, want[1] * 8)
     check(dtype, (tokens, logits), reference)
 
 
-def test_prefix_hit(tiny, prompts, dtype, want):
-    llm = tiny.with_cache(kv_cache_dtype=dtype, debug=True)
+def test_prefix_hit(tiny, prompts, dtype, cache, want):
+    llm = tiny.with_cache(**cache, debug=True)
     run(llm, prompts)
     check(dtype, run(llm, prompts), want)
     [again] = llm.generate([prompts[-1]], GREEDY)
     assert again.cached_tokens == (len(prompts[-1]) - 1) // 64 * 64 > 0
 
 
-def test_preemption(tiny, dtype):
+def test_preemption(tiny, dtype, cache):
     # four prompts just short of a page boundary, and no page left for them all to grow into
     generator = torch.Generator().manual_seed(3)
     crowd = [torch.randint(3, 320, (60,), generator=generator).tolist() for _ in range(4)]
-    roomy = tiny.with_cache(kv_cache_dtype=dtype)
-    tight = tiny.with_cache(kv_cache_dtype=dtype, kv_cache_memory="448tok", enable_prefix_caching=False, debug=True)
+    roomy = tiny.with_cache(**cache)
+    tight = tiny.with_cache(**cache, kv_cache_memory="448tok", enable_prefix_caching=False, debug=True)
     check(dtype, run(tight, crowd), run(roomy, crowd))
-    starved = tiny.with_cache(kv_cache_dtype=dtype, kv_cache_memory="128tok", enable_prefix_caching=False, debug=True)
+    starved = tiny.with_cache(**cache, kv_cache_memory="128tok", enable_prefix_caching=False, debug=True)
     check(dtype, run(starved, crowd), run(roomy, crowd))
     assert tight.engine.scheduler.preemptions + starved.engine.scheduler.preemptions > 0
 
 
 @pytest.mark.parametrize("kernels", ["reference"])
-def test_kernels_agree(tiny, prompts, dtype, want, kernels):
-    llm = tiny.with_cache(kv_cache_dtype=dtype, kernels=kernels)
+def test_kernels_agree(tiny, prompts, dtype, cache, want, kernels):
+    llm = tiny.with_cache(**cache, kernels=kernels)
     check(dtype, run(llm, prompts), want)

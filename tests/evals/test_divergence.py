@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.engine.llm import LLM
 from octavo.calibrate.divergence import measure, token_divergence
+from octavo.engine.llm import LLM
 
 
 def test_kl_by_hand():

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_ladder_of_the_readme():
     spec = SHAPES["llama-7b"]
-    rows = re.findall(r"^\| `([\w,]+)` \| ([\d.]+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w,-]+)` \| ([\d.]+) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [name for name, _, _ in rows] == list(default_dtypes(spec.head_dim))
     for name, bits, mib in rows:
         law = memory_law(spec, uniform_plan(name, spec.layers, spec.head_dim))
@@ -24,7 +24,7 @@ def test_ladder_of_the_readme():
 
 
 def test_table_of_formats():
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", (ROOT / "docs/formats.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| (\d+) \|$", (ROOT / "docs/formats.md").read_text(), re.MULTILINE)
     assert {name: int(count) for name, count in rows} == {name: s.vector_bytes(128) for name, s in SCHEMES.items()}
 
 
