@@ -18,6 +18,7 @@ from octavo.kv.transform import unrotate
 __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 
 _LOG2_E = 1.4426950408889634
+_COUNTERS = 1 << 20
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -51,7 +52,7 @@ def _chip(device: torch.device) -> Chip:
 @cache
 def _counters(device: torch.device, stream: int) -> Tensor:
     # every launch leaves them at zero; launches on one stream follow each other
-    return torch.zeros(1 << 20, dtype=torch.int32, device=device)
+    return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
 
 
 def _pow2(number: int) -> int:
@@ -119,6 +120,8 @@ def attend(
             (key, value), rows.max_query * group, layout.head_bytes, sequences, layout.kv_heads, pages, _chip(q.device)
         )
     blocks, width, splits = -(-rows.max_query * group // tiling.rows), _pow2(head_dim), tiling.splits
+    row_blocks = sequences * layout.kv_heads * blocks
+    assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
     out = torch.empty_like(q)
     partial = torch.empty(
         splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device
@@ -134,7 +137,7 @@ def attend(
         KEY_COMPUTE=_compute(key.key_compute), VALUE_COMPUTE=_compute(value.value_compute), KEY_AFFINE=key.affine,
         VALUE_AFFINE=value.affine, KEY_FACTOR=key.key_factor, UNROTATE=in_kernel, PAGE_BYTES=layout.page_bytes,
         HEAD_BYTES=layout.head_bytes, KV_HEADS=layout.kv_heads, GROUP=group, HEAD=head_dim, WIDTH=width,
-        ROWS=tiling.rows, BLOCKS=blocks, TILE=tiling.tile, PAGE=layout.page_tokens, SPLITS=splits,
+        ROWS=tiling.rows, TILE=tiling.tile, PAGE=layout.page_tokens, SPLIT=splits > 1,
         WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, 
         PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
         num_stages=tiling.stages,

@@ -172,33 +172,37 @@ def _tile_step(
 
 @triton.jit
 def _merge_row_block(
-    total, peak, mass, partial, stats, arrived, row, live, split, TOTAL_ROWS, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    SPLITS: tl.constexpr,
+    total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so."""
+    """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so. How many
+    there are is known at run time only: both loops take several at once, so that their loads do not wait in turn."""
+    AT_ONCE: tl.constexpr = triton.cdiv(32, ROWS)
     at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    SPLITS_PADDED: tl.constexpr = triton.next_power_of_2(SPLITS)
-    tl.store(partial + split * TOTAL_ROWS * WIDTH + at, total, mask=live[:, None])
-    tl.store(stats + (split * TOTAL_ROWS + row) * 2, peak, mask=live)
-    tl.store(stats + (split * TOTAL_ROWS + row) * 2 + 1, mass, mask=live)
+    tl.store(partial + split * total_rows * WIDTH + at, total, mask=live[:, None])
+    tl.store(stats + (split * total_rows + row) * 2, peak, mask=live)
+    tl.store(stats + (split * total_rows + row) * 2 + 1, mass, mask=live)
     tl.debug_barrier()
-    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == splits - 1
     if last:
         tl.store(arrived, 0)
-        s = tl.arange(0, SPLITS_PADDED)[None, :]
-        each = (s * TOTAL_ROWS + row[:, None]) * 2
-        there = live[:, None] & (s < SPLITS)
-        peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
-        masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
-        peak = tl.max(peaks, 1)
-        mass = tl.sum(masses * tl.exp2(peaks - peak[:, None]), 1)
+        peak, mass = tl.full([ROWS], -1.0e30, tl.float32), tl.zeros([ROWS], tl.float32)
+        for first in range(0, splits, 4 * AT_ONCE):
+            s = first + tl.arange(0, 4 * AT_ONCE)[None, :]
+            each, there = (s * total_rows + row[:, None]) * 2, live[:, None] & (s < splits)
+            peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
+            masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
+            top = tl.maximum(peak, tl.max(peaks, 1))
+            mass = mass * tl.exp2(peak - top) + tl.sum(masses * tl.exp2(peaks - top[:, None]), 1)
+            peak = top
         total = tl.zeros([ROWS, WIDTH], tl.float32)
-        for other in range(SPLITS):
-            part = tl.load(
-                partial + other * TOTAL_ROWS * WIDTH + at, mask=live[:, None], other=0.0, cache_modifier=".cg"
-            )
-            one = tl.load(stats + (other * TOTAL_ROWS + row) * 2, mask=live, other=-1.0e30, cache_modifier=".cg")
-            total += part * tl.exp2(one - peak)[:, None]
+        for first in range(0, splits, AT_ONCE):
+            for more in tl.static_range(AT_ONCE):
+                other, there = first + more, live & (row * 0 + first + more < splits)
+                at_other = other * total_rows * WIDTH + at
+                part = tl.load(partial + at_other, mask=there[:, None], other=0.0, cache_modifier=".cg")
+                one = tl.load(stats + (other * total_rows + row) * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
+                total += part * tl.exp2(one - peak)[:, None]
     return last, total, mass
 
 
@@ -212,7 +216,8 @@ def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return x * (1.0 / WIDTH**0.5)
 
 
-@triton.jit
+# none of these may compile a kernel anew: they change with the batch and with the length of a context
+@triton.jit(do_not_specialize=["table_stride", "total_rows", "window"])
 def attend_kernel(
     q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, total_rows, window,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
@@ -220,18 +225,21 @@ def attend_kernel(
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
     KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr, KEY_FACTOR: tl.constexpr, UNROTATE: tl.constexpr,
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS, TILE: tl.constexpr,
-    PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
     PREFETCH: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (SPLITS, KV_HEADS * BLOCKS, sequences)."""
-    split, group, sequence = tl.program_id(0), tl.program_id(1) // BLOCKS, tl.program_id(2)
-    first_row = tl.program_id(1) % BLOCKS * ROWS
+    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences).
+
+    A context of few pages has fewer splits than the grid: the programs that are left over end at once."""
+    blocks = tl.num_programs(1) // KV_HEADS
+    split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2)
+    first_row = tl.program_id(1) % blocks * ROWS
+    context = tl.load(contexts + sequence)  # on its way together with query_start
     begin = tl.load(query_start + sequence)
     rows = (tl.load(query_start + sequence + 1) - begin) * GROUP
     if first_row >= rows:
         return
-    context = tl.load(contexts + sequence)
     r = first_row + tl.arange(0, ROWS)
     live = r < rows
     position = context - rows // GROUP + r // GROUP
@@ -239,18 +247,25 @@ def attend_kernel(
     end = context - rows // GROUP + (tl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
     row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
 
+    start_page = 0
+    if WINDOW:
+        start_page = tl.maximum(lowest - window + 1, 0) // PAGE
+    share = tl.cdiv(end, PAGE) - start_page
+    splits = 1
+    if SPLIT:
+        splits = share
+        share = tl.cdiv(share, tl.num_programs(0))
+        splits = tl.cdiv(splits, share)
+        if split >= splits:
+            return
+    page_from = start_page + split * share
+    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
+    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
+
     query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
     shift = tl.sum(query, 1) * scale_log2
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
     factor = factor * (scale_log2 * KEY_FACTOR)
-
-    start_page = 0
-    if WINDOW:
-        start_page = tl.maximum(lowest - window + 1, 0) // PAGE
-    share = tl.cdiv(tl.cdiv(end, PAGE) - start_page, SPLITS)
-    page_from = start_page + split * share
-    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
-    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
 
     BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
     table = tables + sequence.to(tl.int64) * table_stride
@@ -294,10 +309,10 @@ def attend_kernel(
     if VALUE_AFFINE:
         total += offset[:, None]
     last = True
-    if SPLITS > 1:
-        arrived += sequence * (KV_HEADS * BLOCKS) + tl.program_id(1)
+    if SPLIT:
+        arrived += sequence * tl.num_programs(1) + tl.program_id(1)
         last, total, mass = _merge_row_block(
-            total, peak, mass, partial, stats, arrived, row, live, split, total_rows, ROWS, WIDTH, SPLITS
+            total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
         )
     if last:
         total = total / mass[:, None]
