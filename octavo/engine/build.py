@@ -15,6 +15,7 @@ from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
 from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.runner import Runner
+from octavo.engine.warm_up import variants, warm_up
 from octavo.kernels.choice import KernelChoice, choose
 from octavo.kv.layout import PageLayout
 from octavo.kv.plan import KVPlan, parse_dtype, uniform_plan
@@ -93,8 +94,12 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
     )
     tokenizer = weights.tokenizer
+    runner = Runner(weights.model, pool, kernels.impl, check_finite=options.debug)
+    if device != "cpu":
+        group = spec.heads // spec.kv_heads
+        warm_up(runner, variants(group, options.block_size, options.max_num_batched_tokens, model_len))
     engine = Engine(
-        Runner(weights.model, pool, kernels.impl, check_finite=options.debug), limits, tokenizer,
+        runner, limits, tokenizer,
         tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.base.errors import UsageError
+from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -66,8 +67,8 @@ def choose_tiling(
     """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context."""
     one_warp = any(codec.one_warp for codec in codecs)
     exact = any(codec.key_compute == "float32" for codec in codecs)
-    rows = min(64, max(16 if exact else 8, _pow2(query_rows)))
-    if rows == 64:
+    rows = min(ROW_BLOCKS[-1], max(16 if exact else ROW_BLOCKS[0], _pow2(query_rows)))
+    if rows == ROW_BLOCKS[-1]:
         return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
     programs = sequences * kv_heads * -(-query_rows // rows)
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
