@@ -52,8 +52,6 @@ def _why_not_triton(device: str, plan: KVPlan, page_tokens: int) -> str | None:
         return "triton is not installed"
     if page_tokens % PAGE_TOKENS:
         return f"the Triton kernels read {PAGE_TOKENS} tokens at a time and pages have {page_tokens}"
-    if any(layer.key.bias_free for layer in plan.layers):
-        return "the Triton kernels cannot add a key bias back to the scores yet (--kv-bias-free off stores it instead)"
     return _lacking(plan, "tile") or _too_old(device, plan)
 
 

@@ -12,6 +12,7 @@ The running maximum is that of score + log2 of V's scale, so the weights p_n s_n
 import triton
 import triton.language as tl
 
+from octavo.kernels.attention.triton_merge import merge_row_block
 from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel"]
@@ -129,18 +130,45 @@ def _prefetch(address, BYTES: tl.constexpr):
 
 
 @triton.jit
+def _correction(
+    a, b, cos, sin, row, live, first, limit, PAIRS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """`a_w cos(n theta_w) + b_w sin(n theta_w)` over all pairs w, times log2(e), for keys n from `first` on: fp32
+    `[ROWS, TILE]`. In fp32 throughout, since a and b can be thousands; few pairs at a time, since operands of products
+    outside the tensor cores live in registers."""
+    CHUNK: tl.constexpr = 16
+    n = tl.arange(0, TILE)
+    term = tl.zeros([ROWS, TILE], tl.float32)
+    for pair in range(0, PAIRS, CHUNK):
+        w = pair + tl.arange(0, CHUNK)
+        own, own_at = live[:, None] & (w < PAIRS)[None, :], row[:, None] * PAIRS + w[None, :]
+        angle_at = (first + n)[None, :] * PAIRS + w[:, None]
+        there = (w < PAIRS)[:, None] & (n < (limit if MASKED else TILE))[None, :]
+        weight, turn = tl.load(a + own_at, mask=own, other=0.0), tl.load(cos + angle_at, mask=there, other=0.0)
+        term = tl.dot(weight, turn, term, input_precision="ieee")
+        weight, turn = tl.load(b + own_at, mask=own, other=0.0), tl.load(sin + angle_at, mask=there, other=0.0)
+        term = tl.dot(weight, turn, term, input_precision="ieee")
+    return term * 1.4426950408889634
+
+
+@triton.jit
 def _tile_step(
-    state, q, factor, shift, head, start, token: tl.constexpr, context, position, window, MASKED: tl.constexpr,
+    state, q, factor, shift, correction, head, start, token: tl.constexpr, context, position, window,
+    MASKED: tl.constexpr,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr,
     VALUE_AT: tl.constexpr,
     KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr, KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr,
-    WINDOW: tl.constexpr, FLIP: tl.constexpr,
+    WINDOW: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Take rows [token, token + TILE) of a page, whose first row is the sequence's number `start`, into the softmax."""
     total, peak, mass, offset = state
     limit = context - start - token
     n = tl.arange(0, TILE)
+    if PAIRS > 0:  # before the tile is loaded, which takes most registers
+        a, b, cos, sin, row, live = correction
+        term = _correction(a, b, cos, sin, row, live, start + token, limit, PAIRS, ROWS, TILE, MASKED)
     keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
     values = LOAD_VALUES(head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN)
     score = _scores(q, keys, ROWS, TILE, KEY_COMPUTE) * factor[:, None]
@@ -148,6 +176,8 @@ def _tile_step(
         scale = _metadata(head, KEY_AT[1], token, limit, ROWS, TILE, MASKED)
         mid = _metadata(head, KEY_AT[2], token, limit, ROWS, TILE, MASKED)
         score = score * scale + shift[:, None] * mid
+    if PAIRS > 0:
+        score += term
     if MASKED:
         seen = (start + token + n)[None, :] <= position[:, None]
         if WINDOW:
@@ -171,42 +201,6 @@ def _tile_step(
 
 
 @triton.jit
-def _merge_row_block(
-    total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so. How many
-    there are is known at run time only: both loops take several at once, so that their loads do not wait in turn."""
-    AT_ONCE: tl.constexpr = triton.cdiv(32, ROWS)
-    at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    tl.store(partial + split * total_rows * WIDTH + at, total, mask=live[:, None])
-    tl.store(stats + (split * total_rows + row) * 2, peak, mask=live)
-    tl.store(stats + (split * total_rows + row) * 2 + 1, mass, mask=live)
-    tl.debug_barrier()
-    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == splits - 1
-    if last:
-        tl.store(arrived, 0)
-        peak, mass = tl.full([ROWS], -1.0e30, tl.float32), tl.zeros([ROWS], tl.float32)
-        for first in range(0, splits, 4 * AT_ONCE):
-            s = first + tl.arange(0, 4 * AT_ONCE)[None, :]
-            each, there = (s * total_rows + row[:, None]) * 2, live[:, None] & (s < splits)
-            peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
-            masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
-            top = tl.maximum(peak, tl.max(peaks, 1))
-            mass = mass * tl.exp2(peak - top) + tl.sum(masses * tl.exp2(peaks - top[:, None]), 1)
-            peak = top
-        total = tl.zeros([ROWS, WIDTH], tl.float32)
-        for first in range(0, splits, AT_ONCE):
-            for more in tl.static_range(AT_ONCE):
-                other, there = first + more, live & (row * 0 + first + more < splits)
-                at_other = other * total_rows * WIDTH + at
-                part = tl.load(partial + at_other, mask=there[:, None], other=0.0, cache_modifier=".cg")
-                one = tl.load(stats + (other * total_rows + row) * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
-                total += part * tl.exp2(one - peak)[:, None]
-    return last, total, mass
-
-
-@triton.jit
 def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in any order."""
     for bit in tl.static_range(0, 9):
@@ -219,7 +213,8 @@ def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 # none of these may compile a kernel anew: they change with the batch and with the length of a context
 @triton.jit(do_not_specialize=["table_stride", "total_rows", "window"])
 def attend_kernel(
-    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, total_rows, window,
+    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride,
+    total_rows, window,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
@@ -227,7 +222,7 @@ def attend_kernel(
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
     PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
-    PREFETCH: tl.constexpr, FLIP: tl.constexpr,
+    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences).
 
@@ -267,6 +262,7 @@ def attend_kernel(
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
     factor = factor * (scale_log2 * KEY_FACTOR)
 
+    correction = (a, b, cos, sin, row, live)
     BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
     table = tables + sequence.to(tl.int64) * table_stride
     total = tl.zeros([WIDTH, ROWS] if FLIP else [BOTH * ROWS, WIDTH], tl.float32)
@@ -287,18 +283,18 @@ def attend_kernel(
         head = pages + page.to(tl.int64) * PAGE_BYTES
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
-                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
-                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                (total, peak, mass, offset), operand, factor, shift, correction, head, index * PAGE, part * TILE,
+                context, position, window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE,
+                VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
         page, later = later, upcoming
     for index in tl.range(whole_to, page_to, num_stages=1):
         head = pages + tl.load(table + index).to(tl.int64) * PAGE_BYTES
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
-                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
-                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                (total, peak, mass, offset), operand, factor, shift, correction, head, index * PAGE, part * TILE,
+                context, position, window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE,
+                VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
 
     if FLIP:
@@ -311,7 +307,7 @@ def attend_kernel(
     last = True
     if SPLIT:
         arrived += sequence * tl.num_programs(1) + tl.program_id(1)
-        last, total, mass = _merge_row_block(
+        last, total, mass = merge_row_block(
             total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
         )
     if last:
