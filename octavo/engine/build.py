@@ -13,6 +13,7 @@ from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
 from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.runner import Runner
 from octavo.engine.warm_up import variants, warm_up
@@ -96,14 +97,25 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     tokenizer = weights.tokenizer
     runner = Runner(weights.model, pool, kernels.impl, check_finite=options.debug)
     if device != "cpu":
-        group = spec.heads // spec.kv_heads
-        warm_up(runner, variants(group, options.block_size, options.max_num_batched_tokens, model_len))
+        _prepare(runner, options, spec, limits, kernels)
     engine = Engine(
         runner, limits, tokenizer,
         tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip
     return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, spec.layers))
+
+
+def _prepare(
+    runner: Runner, options: EngineOptions, spec: ModelSpec, limits: EngineLimits, kernels: KernelChoice
+) -> None:
+    """What a GPU should have done before the first request: compiled its kernels, recorded its decode steps."""
+    longest, page_tokens = limits.max_model_len, limits.page_tokens
+    warm_up(runner, variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest))
+    if kernels.graphs and not options.enforce_eager and not options.debug:
+        sizes = ladder(limits.max_sequences)
+        device = str(runner.pool.layers[0].pages.device)
+        runner.record(GraphSet(sizes, DecodeBuffers(sizes[-1], longest, page_tokens, device)))
 
 
 def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:

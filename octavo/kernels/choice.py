@@ -11,6 +11,8 @@ from octavo.kv.plan import KVPlan
 
 __all__ = ["IMPLS", "KernelChoice", "choose"]
 
+_GRAPHED = {"triton"}
+
 
 @dataclass(frozen=True)
 class KernelChoice:
@@ -18,6 +20,11 @@ class KernelChoice:
 
     impl: str
     reason: str | None = None
+
+    @property
+    def graphs(self) -> bool:
+        """Whether its launches can be recorded: none depends on what the host reads from the device."""
+        return self.impl in _GRAPHED
 
 
 def choose(requested: str, device: str, plan: KVPlan, page_tokens: int = PAGE_TOKENS) -> KernelChoice:
