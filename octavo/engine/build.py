@@ -111,7 +111,8 @@ def _prepare(
 ) -> None:
     """What a GPU should have done before the first request: compiled its kernels, recorded its decode steps."""
     longest, page_tokens = limits.max_model_len, limits.page_tokens
-    warm_up(runner, variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest))
+    several = variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest)
+    warm_up(runner, several, hardware.physical_cores() if kernels.impl == "triton" else None)
     if kernels.graphs and not options.enforce_eager and not options.debug:
         sizes = ladder(limits.max_sequences)
         device = str(runner.pool.layers[0].pages.device)

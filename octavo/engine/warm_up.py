@@ -11,14 +11,13 @@ import torch
 
 from octavo.engine.batch import Batch
 from octavo.engine.runner import Runner
+from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.rows import Rows
 
 __all__ = ["Variant", "variants", "warm_up"]
 
 log = logging.getLogger("octavo")
-
-_SECONDS_BETWEEN_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,18 @@ def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[
     return list(dict.fromkeys([*several, Variant(most_new, longest)]))
 
 
-def warm_up(runner: Runner, several: list[Variant]) -> None:
-    """Run each once, on page 0 of a pool that nobody uses yet. What is slow is said in the log."""
-    begin = last = time.perf_counter()
-    for done, variant in enumerate(several, 1):
+def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) -> None:
+    """Run each once, on page 0 of a pool that nobody uses yet. With `threads`, Triton kernels are compiled before,
+    side by side. What is slow is said in the log."""
+    begin = time.perf_counter()
+    if threads:
+        log.info("compiling kernels, once for this machine and model")
+        unchecked = Runner(runner.model, runner.pool, runner.impl)
+        with compile_ahead(threads):
+            for variant in several:
+                unchecked.run(_batch(variant, runner))
+    for variant in several:
         runner.run(_batch(variant, runner)).argmax().item()  # waits for the device
-        if time.perf_counter() - last > _SECONDS_BETWEEN_LINES and done < len(several):
-            last = time.perf_counter()
-            log.info("compiling kernels: %d of %d variants after %.0f s", done, len(several), last - begin)
     log.info("kernels are ready (%.1f s)", time.perf_counter() - begin)
 
 

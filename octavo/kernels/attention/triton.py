@@ -9,6 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from octavo.kernels.ahead import launch
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
@@ -174,11 +175,11 @@ def attend(
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
     rotated = layer.plan.value.rotated
     in_kernel = rotated and width == head_dim
-    attend_kernel[(splits, layout.kv_heads * blocks, len(rows.context))](
-        q.contiguous(), *_correction(correction, q), out, partial, stats, _counters(q.device, stream),
-        rows.query_start, rows.context, rows.block_tables, layer.pages, softmax_scale * _LOG2_E,
-        rows.block_tables.stride(0), tokens * heads, window or 0, WINDOW=window is not None,
-        PAIRS=0 if correction is None else correction.rope.cos.shape[1],
+    launch(
+        attend_kernel, (splits, layout.kv_heads * blocks, len(rows.context)), q.contiguous(),
+        *_correction(correction, q), out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context,
+        rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
+        window or 0, WINDOW=window is not None, PAIRS=0 if correction is None else correction.rope.cos.shape[1],
         **_constants(layer, q, tiling, in_kernel),
     )  # fmt: skip
     return unrotate(out) if rotated and not in_kernel else out
