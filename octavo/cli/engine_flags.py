@@ -45,6 +45,8 @@ class EngineFlags:
     block_size: int = 64
     enable_prefix_caching: bool = True
     seed: int = 0
+    enforce_eager: bool = False
+    """On a GPU: launch decode steps kernel by kernel instead of replaying them as CUDA graphs."""
     debug: bool = False
     """Check every stored vector for NaN and infinity, and every step for leaked pages."""
 

@@ -14,13 +14,16 @@ from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
 from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.runner import Runner
+from octavo.engine.warm_up import variants, warm_up
 from octavo.kernels.choice import KernelChoice, choose
 from octavo.kv.layout import PageLayout
 from octavo.kv.plan import KVPlan, uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
+from octavo.models.spec import ModelSpec
 
 __all__ = ["CacheFacts", "LoadedEngine", "LoadedWeights", "build_engine"]
 
@@ -98,12 +101,28 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
     )
     tokenizer = weights.tokenizer
+    runner = Runner(weights.model, pool, kernels.impl, check_finite=options.debug)
+    if device != "cpu":
+        _prepare(runner, options, spec, limits, kernels)
     engine = Engine(
-        Runner(weights.model, pool, kernels.impl, check_finite=options.debug), limits, tokenizer,
+        runner, limits, tokenizer,
         tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip
     return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, cache.source))
+
+
+def _prepare(
+    runner: Runner, options: EngineOptions, spec: ModelSpec, limits: EngineLimits, kernels: KernelChoice
+) -> None:
+    """What a GPU should have done before the first request: compiled its kernels, recorded its decode steps."""
+    longest, page_tokens = limits.max_model_len, limits.page_tokens
+    several = variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest)
+    warm_up(runner, several, hardware.physical_cores() if kernels.impl == "triton" else None)
+    if kernels.graphs and not options.enforce_eager and not options.debug:
+        sizes = ladder(limits.max_sequences)
+        device = str(runner.pool.layers[0].pages.device)
+        runner.record(GraphSet(sizes, DecodeBuffers(sizes[-1], longest, page_tokens, device)))
 
 
 def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:

@@ -80,6 +80,8 @@ class EngineOptions:
     block_size: int = PAGE_TOKENS
     enable_prefix_caching: bool = True
     seed: int = 0
+    enforce_eager: bool = False
+    """on a GPU: launch decode steps kernel by kernel instead of replaying them as CUDA graphs (debug does so too)"""
     debug: bool = False
     """check every stored vector for NaN and infinity, and every step for leaked pages"""
 

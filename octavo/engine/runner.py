@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.engine.batch import Batch
+from octavo.engine.graphs import GraphSet
 from octavo.kv.pool import PagePool
 from octavo.models.dense import StepContext
 
@@ -17,14 +18,25 @@ class Model(Protocol):
 
 
 class Runner:
-    """A model, its pages, and the kernels that were chosen."""
+    """A model, its pages, and the kernels that were chosen. Without `graphs` each step is launched kernel by kernel."""
 
     def __init__(self, model: Model, pool: PagePool, impl: str, check_finite: bool = False):
         self.model, self.pool, self.impl = model, pool, impl
         self.check_finite = check_finite
+        self.graphs: GraphSet | None = None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`."""
+        if self.graphs is not None and self.graphs.takes(batch):
+            return self.graphs.run(batch)
+        return self.forward(batch)
+
+    def record(self, graphs: GraphSet) -> None:
+        """Record decode steps; from now on they are replayed."""
+        graphs.capture(self.forward)
+        self.graphs = graphs
+
+    def forward(self, batch: Batch) -> Tensor:
         step = StepContext(batch.rows, self.pool, self.impl, self.check_finite)
         return self.model(batch.tokens, step, batch.wanted)

@@ -11,6 +11,8 @@ from octavo.kv.plan import KVPlan
 
 __all__ = ["IMPLS", "KernelChoice", "choose"]
 
+_GRAPHED = {"triton"}
+
 
 @dataclass(frozen=True)
 class KernelChoice:
@@ -18,6 +20,11 @@ class KernelChoice:
 
     impl: str
     reason: str | None = None
+
+    @property
+    def graphs(self) -> bool:
+        """Whether its launches can be recorded: none depends on what the host reads from the device."""
+        return self.impl in _GRAPHED
 
 
 def choose(requested: str, device: str, plan: KVPlan, page_tokens: int = PAGE_TOKENS) -> KernelChoice:
@@ -52,8 +59,6 @@ def _why_not_triton(device: str, plan: KVPlan, page_tokens: int) -> str | None:
         return "triton is not installed"
     if page_tokens % PAGE_TOKENS:
         return f"the Triton kernels read {PAGE_TOKENS} tokens at a time and pages have {page_tokens}"
-    if any(layer.key.bias_free for layer in plan.layers):
-        return "the Triton kernels cannot add a key bias back to the scores yet (--kv-bias-free off stores it instead)"
     return _lacking(plan, "tile") or _too_old(device, plan)
 
 

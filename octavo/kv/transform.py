@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["PLAIN", "ROTATION", "SideTransform", "hadamard", "rotate", "unrotate"]
@@ -67,18 +68,22 @@ def hadamard(width: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def rotate(vectors: "Tensor") -> "Tensor":
-    """fp32 `[..., D]` -> `x @ H`, fp32."""
+@lru_cache(maxsize=16)
+def _matrix(width: int, device: "torch.device") -> "Tensor":
+    """`hadamard(width)` where it is used: a copy from the host for every call would stop a device that runs ahead."""
     import torch
 
-    return vectors.float() @ torch.from_numpy(hadamard(vectors.shape[-1])).to(vectors.device)
+    return torch.from_numpy(hadamard(width)).to(device)
+
+
+def rotate(vectors: "Tensor") -> "Tensor":
+    """fp32 `[..., D]` -> `x @ H`, fp32."""
+    return vectors.float() @ _matrix(vectors.shape[-1], vectors.device)
 
 
 def unrotate(vectors: "Tensor") -> "Tensor":
     """The inverse of `rotate`: `x @ H^T`."""
-    import torch
-
-    return vectors.float() @ torch.from_numpy(hadamard(vectors.shape[-1])).to(vectors.device).T
+    return vectors.float() @ _matrix(vectors.shape[-1], vectors.device).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,6 +65,26 @@ def checkpoint(tmp_path_factory) -> Callable[..., tuple[str, torch.nn.Module]]:
 
 
 @pytest.fixture(scope="session")
+def biased_checkpoint(checkpoint, tmp_path_factory) -> Callable[[int], tuple[str, torch.nn.Module]]:
+    """`biased_checkpoint(head_dim)`: a Qwen2 whose K has a bias of 60 on two RoPE pairs of each head, and its Q one of
+    6, as real ones have."""
+
+    def make(head_dim: int) -> tuple[str, torch.nn.Module]:
+        _, model = checkpoint("qwen2", head_dim=head_dim)
+        with torch.no_grad():
+            for layer in model.model.layers:
+                for projection, size in ((layer.self_attn.k_proj, 60.0), (layer.self_attn.q_proj, 6.0)):
+                    bias = projection.bias.view(-1, head_dim)
+                    bias[:, [5, 5 + head_dim // 2]] = size  # a pair that RoPE turns slowly
+                    bias[:, [7, 7 + head_dim // 2]] = -size
+        folder = tmp_path_factory.mktemp("biased")
+        model.save_pretrained(folder)
+        return str(folder), model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny(checkpoint) -> LLM:
     """A tiny Llama in fp32; take caches of it by `tiny.with_cache(...)`."""
     folder, _ = checkpoint("llama")

@@ -10,19 +10,10 @@ from octavo.engine.sampling import SamplingParams
 
 
 @pytest.fixture(scope="module")
-def biased(checkpoint, tmp_path_factory) -> tuple[LLM, torch.nn.Module]:
-    """A Qwen2 whose K has a bias of 60 on two RoPE pairs of each head, and its Q one of 6, as real ones have."""
-    _, model = checkpoint("qwen2", head_dim=16)
-    with torch.no_grad():
-        for layer in model.model.layers:
-            for projection, size in ((layer.self_attn.k_proj, 60.0), (layer.self_attn.q_proj, 6.0)):
-                bias = projection.bias.view(-1, 16)
-                bias[:, [5, 13]] = size  # a pair that RoPE turns slowly
-                bias[:, [7, 15]] = -size
-    folder = tmp_path_factory.mktemp("biased")
-    model.save_pretrained(folder)
+def biased(biased_checkpoint) -> tuple[LLM, torch.nn.Module]:
+    folder, model = biased_checkpoint(16)
     options = {"dtype": "float32", "kv_cache_dtype": "fp32", "kv_cache_memory": "4096tok"}
-    return LLM(str(folder), **options), model
+    return LLM(folder, **options), model
 
 
 @pytest.mark.parametrize("kernels", ["cpu", "reference"])

@@ -1,8 +1,11 @@
-"""The engine on a GPU: the CPU's tokens in fp32, and the one rule, with the Triton kernels."""
+"""The engine on a GPU: the CPU's tokens, through the Triton kernels, launched one by one and as CUDA graphs."""
+
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from octavo.engine.batch import Batch
 from octavo.engine.llm import LLM
 from octavo.engine.sampling import SamplingParams
 
@@ -12,23 +15,77 @@ pytestmark = [
 ]
 PARAMS = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
 FAMILIES = {"llama": {}, "mistral": {"sliding_window": 24, "head_dim": 96}, "qwen3": {"head_dim": 128}}
+# every scheme and every family once: each pair is a set of kernels to compile
+CASES = [
+    ("llama", "int8"), ("llama", "bf16"), ("mistral", "int8,int4"), ("llama", "int4"), ("qwen3", "fp8"),
+    ("llama", "fp32"),
+]  # fmt: skip
+OPTIONS = {"dtype": "float32", "kv_cache_memory": "4096tok"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8", "int8", "int4", "int8,int4"])
-def test_the_cpus_tokens(checkpoint, prompts, family, dtype):
-    folder, _ = checkpoint(family, **FAMILIES[family])
-    options = {"dtype": "float32", "kv_cache_dtype": dtype, "kv_cache_memory": "4096tok", "debug": True}
-    cpu = LLM(folder, device="cpu", kernels="reference", **options)
-    gpu = LLM(folder, device="cuda", **options)
-    assert gpu.cache.kernels == "triton"
-    bound = 1e-3 if dtype == "fp32" else 0.05  # in log-probability; the fast kernels keep q to 15 bits
-    tight = gpu.with_cache(kv_cache_memory="320tok", max_num_batched_tokens=40)
-    for llm in (gpu, tight):
-        for prompt, answer in zip(prompts, llm.generate(prompts, PARAMS), strict=True):
+def check_against(cpu: LLM, gpus: Sequence[LLM], prompts: list[list[int]], bound: float) -> None:
+    """Log-probabilities within `bound` of the CPU's, and each token its best one, or so near to it that the bound
+    decides between them."""
+    for gpu in gpus:
+        assert gpu.cache.kernels == "triton"
+        for prompt, answer in zip(prompts, gpu.generate(prompts, PARAMS), strict=True):
             ids = prompt + answer.token_ids
             want = cpu.score(ids)
-            assert (llm.score(ids).cpu() - want).abs().max() < bound
-            # each token is the CPU's best one, or so near to it that the bound decides between them
+            assert (gpu.score(ids).cpu() - want).abs().max() < bound
             chosen = want[len(prompt) - 1 : -1].gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
             assert (want[len(prompt) - 1 : -1].amax(-1) - chosen).max() < 2 * bound
+
+
+@pytest.mark.parametrize(("family", "dtype"), CASES)
+def test_the_cpus_tokens(checkpoint, prompts, family, dtype):
+    folder, _ = checkpoint(family, **FAMILIES[family])
+    cpu = LLM(folder, device="cpu", kernels="reference", kv_cache_dtype=dtype, **OPTIONS)
+    graphs = LLM(folder, device="cuda", kv_cache_dtype=dtype, **OPTIONS)
+    eager = graphs.with_cache(debug=True)
+    tight = graphs.with_cache(kv_cache_memory="320tok", max_num_batched_tokens=40)
+    assert graphs.engine.runner.graphs is not None and eager.engine.runner.graphs is None
+    # in log-probability; the fast kernels keep q to 15 bits
+    check_against(cpu, (graphs, eager, tight), prompts, 1e-3 if dtype == "fp32" else 0.05)
+
+
+def test_keys_without_their_bias(biased_checkpoint, prompts):
+    folder, _ = biased_checkpoint(64)
+    cpu = LLM(folder, device="cpu", kernels="reference", kv_cache_dtype="int8", **OPTIONS)
+    graphs = LLM(folder, device="cuda", kv_cache_dtype="int8", **OPTIONS)
+    assert "bias-free" in graphs.cache.plan
+    check_against(cpu, (graphs, graphs.with_cache(enforce_eager=True)), prompts, 0.05)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, dtype, monkeypatch):
+    """Each decode step both ways: the same tokens but for ties; and nothing compiles once an engine is there."""
+    folder, _ = checkpoint("llama")
+    llm = LLM(folder, device="cuda", kv_cache_dtype=dtype, **OPTIONS)
+    runner = llm.engine.runner
+    graphs, sizes = runner.graphs, []
+    assert graphs is not None
+
+    def both(batch: Batch) -> torch.Tensor:
+        with torch.inference_mode():
+            want = runner.forward(batch)
+            if graphs.takes(batch):
+                got = graphs.run(batch)
+                sizes.append(len(batch.tokens))
+                torch.testing.assert_close(got.log_softmax(-1), want.log_softmax(-1), rtol=0, atol=0.02)
+                top = want.gather(1, got.argmax(-1, keepdim=True))[:, 0]
+                assert (want.amax(-1) - top).max() < 0.04
+            return want
+
+    monkeypatch.setattr(runner, "run", both)
+    before = compiled()
+    each = [SamplingParams(max_tokens=3 + 4 * i, temperature=0, ignore_eos=True) for i in range(len(prompts))]
+    llm.generate(prompts, each)
+    assert set(sizes) >= {1, 2, 3, 4, 5, 6}
+    assert compiled() == before
+
+
+def compiled() -> int:
+    from octavo.kernels.attention.triton_kernel import attend_kernel
+    from octavo.kernels.store.triton import store_kernel
+
+    return sum(len(cache[0]) for kernel in (attend_kernel, store_kernel) for cache in kernel.device_caches.values())

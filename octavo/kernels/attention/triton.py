@@ -2,13 +2,15 @@
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from octavo.base.errors import UsageError
+from octavo.kernels.ahead import launch
+from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -17,6 +19,7 @@ from octavo.kv.tile_codec import TileCodec, tiles_of
 __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 
 _LOG2_E = 1.4426950408889634
+_COUNTERS = 1 << 20
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -50,7 +53,7 @@ def _chip(device: torch.device) -> Chip:
 @cache
 def _counters(device: torch.device, stream: int) -> Tensor:
     # every launch leaves them at zero; launches on one stream follow each other
-    return torch.zeros(1 << 20, dtype=torch.int32, device=device)
+    return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
 
 
 def _pow2(number: int) -> int:
@@ -64,8 +67,8 @@ def choose_tiling(
     """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context."""
     one_warp = any(codec.one_warp for codec in codecs)
     exact = any(codec.key_compute == "float32" for codec in codecs)
-    rows = min(64, max(16 if exact else 8, _pow2(query_rows)))
-    if rows == 64:
+    rows = min(ROW_BLOCKS[-1], max(16 if exact else ROW_BLOCKS[0], _pow2(query_rows)))
+    if rows == ROW_BLOCKS[-1]:
         return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
     programs = sequences * kv_heads * -(-query_rows // rows)
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
@@ -77,6 +80,7 @@ def choose_tiling(
     return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
 
 
+@lru_cache(4096)  # every layer of a step asks the same
 def _choose_splits(programs: int, pages: int, slots: int) -> int:
     """Fewest page times: every full wave of programs costs its pages, and the last one too, but for what a chip that is
     not full does faster (down to 0.7: below that latency rules); a wave costs half a page for its start and end.
@@ -100,42 +104,80 @@ def _offsets(slots) -> tuple[int, int, int]:
     return (*offsets, 0, 0)[:3]
 
 
+def _correction(correction: ScoreCorrection | None, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """a, b, cos and sin, or what stands for them where nobody reads them."""
+    if correction is None:
+        return q, q, q, q
+    return correction.a, correction.b, correction.rope.cos, correction.rope.sin
+
+
+def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) -> dict[str, Any]:
+    """What a kernel is compiled for, apart from windows and corrections."""
+    layout, plan = layer.layout, layer.plan
+    key, value, head_dim = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme), q.shape[2]
+    return {
+        "LOAD_KEYS": key.load_keys,
+        "LOAD_VALUES": value.load_values,
+        "ARRANGE": value.arrange_weights,
+        "KEY_DIMS": key.key_dims,
+        "VALUE_DIMS": value.value_dims,
+        "KEY_AT": _offsets(layout.key_slots),
+        "VALUE_AT": _offsets(layout.value_slots),
+        "KEY_COMPUTE": _compute(key.key_compute),
+        "VALUE_COMPUTE": _compute(value.value_compute),
+        "KEY_AFFINE": key.affine,
+        "VALUE_AFFINE": value.affine,
+        "KEY_FACTOR": key.key_factor,
+        "UNROTATE": in_kernel,
+        "PAGE_BYTES": layout.page_bytes,
+        "HEAD_BYTES": layout.head_bytes,
+        "KV_HEADS": layout.kv_heads,
+        "GROUP": q.shape[1] // layout.kv_heads,
+        "HEAD": head_dim,
+        "WIDTH": _pow2(head_dim),
+        "ROWS": tiling.rows,
+        "TILE": tiling.tile,
+        "PAGE": layout.page_tokens,
+        "SPLIT": tiling.splits > 1,
+        "PLAIN": _INTERPRETED,
+        "STAGES": tiling.stages,
+        "PREFETCH": tiling.prefetch and not _INTERPRETED,
+        "FLIP": value.flipped,
+        "num_warps": tiling.warps,
+        "num_stages": tiling.stages,
+    }
+
+
+def _tiling(q: Tensor, rows: Rows, layer: LayerPages) -> Tiling:
+    layout, plan = layer.layout, layer.plan
+    return choose_tiling(
+        (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)), rows.max_query * (q.shape[1] // layout.kv_heads),
+        layout.head_bytes, len(rows.context), layout.kv_heads, -(-rows.max_context // layout.page_tokens),
+        _chip(q.device),
+    )  # fmt: skip
+
+
 def attend(
     q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
-    if correction is not None:
-        raise UsageError(
-            "the triton kernels cannot correct scores for bias-free keys yet", hint="use --kernels reference"
-        )
-    layout, plan = layer.layout, layer.plan
-    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
+    layout = layer.layout
     tokens, heads, head_dim = q.shape
-    group, sequences = heads // layout.kv_heads, rows.context.shape[0]
-    if tiling is None:
-        pages = -(-rows.max_context // layout.page_tokens)
-        tiling = choose_tiling(
-            (key, value), rows.max_query * group, layout.head_bytes, sequences, layout.kv_heads, pages, _chip(q.device)
-        )
-    blocks, width, splits = -(-rows.max_query * group // tiling.rows), _pow2(head_dim), tiling.splits
+    tiling = tiling or _tiling(q, rows, layer)
+    blocks, splits = -(-rows.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
+    row_blocks = len(rows.context) * layout.kv_heads * blocks
+    assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
     out = torch.empty_like(q)
-    partial = torch.empty(
-        splits * tokens * heads * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device
-    )
+    share, width = splits * tokens * heads, _pow2(head_dim)
+    partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
+    stats = partial[share * width :] if splits > 1 else partial
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
     in_kernel = layer.value.rotated and layer.value.matrix is None and width == head_dim
-    attend_kernel[(splits, layout.kv_heads * blocks, sequences)](
-        q.contiguous(), out, partial, partial[splits * tokens * heads * width :] if splits > 1 else partial,
-        _counters(q.device, stream), rows.query_start, rows.context, rows.block_tables, layer.pages,
-        softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0,
-        LOAD_KEYS=key.load_keys, LOAD_VALUES=value.load_values, ARRANGE=value.arrange_weights, KEY_DIMS=key.key_dims,
-        VALUE_DIMS=value.value_dims, KEY_AT=_offsets(layout.key_slots), VALUE_AT=_offsets(layout.value_slots),
-        KEY_COMPUTE=_compute(key.key_compute), VALUE_COMPUTE=_compute(value.value_compute), KEY_AFFINE=key.affine,
-        VALUE_AFFINE=value.affine, KEY_FACTOR=key.key_factor, UNROTATE=in_kernel, PAGE_BYTES=layout.page_bytes,
-        HEAD_BYTES=layout.head_bytes, KV_HEADS=layout.kv_heads, GROUP=group, HEAD=head_dim, WIDTH=width,
-        ROWS=tiling.rows, BLOCKS=blocks, TILE=tiling.tile, PAGE=layout.page_tokens, SPLITS=splits,
-        WINDOW=window is not None, PLAIN=_INTERPRETED, STAGES=tiling.stages, 
-        PREFETCH=tiling.prefetch and not _INTERPRETED, FLIP=value.flipped, num_warps=tiling.warps,
-        num_stages=tiling.stages,
+    launch(
+        attend_kernel, (splits, layout.kv_heads * blocks, len(rows.context)), q.contiguous(),
+        *_correction(correction, q), out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context,
+        rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
+        window or 0, WINDOW=window is not None, PAIRS=0 if correction is None else correction.rope.cos.shape[1],
+        **_constants(layer, q, tiling, in_kernel),
     )  # fmt: skip
     return out if in_kernel else layer.value.output(out)

@@ -12,6 +12,7 @@ The running maximum is that of score + log2 of V's scale, so the weights p_n s_n
 import triton
 import triton.language as tl
 
+from octavo.kernels.attention.triton_merge import merge_row_block
 from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel"]
@@ -129,18 +130,45 @@ def _prefetch(address, BYTES: tl.constexpr):
 
 
 @triton.jit
+def _correction(
+    a, b, cos, sin, row, live, first, limit, PAIRS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """`a_w cos(n theta_w) + b_w sin(n theta_w)` over all pairs w, times log2(e), for keys n from `first` on: fp32
+    `[ROWS, TILE]`. In fp32 throughout, since a and b can be thousands; few pairs at a time, since operands of products
+    outside the tensor cores live in registers."""
+    CHUNK: tl.constexpr = 16
+    n = tl.arange(0, TILE)
+    term = tl.zeros([ROWS, TILE], tl.float32)
+    for pair in range(0, PAIRS, CHUNK):
+        w = pair + tl.arange(0, CHUNK)
+        own, own_at = live[:, None] & (w < PAIRS)[None, :], row[:, None] * PAIRS + w[None, :]
+        angle_at = (first + n)[None, :] * PAIRS + w[:, None]
+        there = (w < PAIRS)[:, None] & (n < (limit if MASKED else TILE))[None, :]
+        weight, turn = tl.load(a + own_at, mask=own, other=0.0), tl.load(cos + angle_at, mask=there, other=0.0)
+        term = tl.dot(weight, turn, term, input_precision="ieee")
+        weight, turn = tl.load(b + own_at, mask=own, other=0.0), tl.load(sin + angle_at, mask=there, other=0.0)
+        term = tl.dot(weight, turn, term, input_precision="ieee")
+    return term * 1.4426950408889634
+
+
+@triton.jit
 def _tile_step(
-    state, q, factor, shift, head, start, token: tl.constexpr, context, position, window, MASKED: tl.constexpr,
+    state, q, factor, shift, correction, head, start, token: tl.constexpr, context, position, window,
+    MASKED: tl.constexpr,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_AT: tl.constexpr,
     VALUE_AT: tl.constexpr,
     KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr, KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr,
-    WINDOW: tl.constexpr, FLIP: tl.constexpr,
+    WINDOW: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Take rows [token, token + TILE) of a page, whose first row is the sequence's number `start`, into the softmax."""
     total, peak, mass, offset = state
     limit = context - start - token
     n = tl.arange(0, TILE)
+    if PAIRS > 0:  # before the tile is loaded, which takes most registers
+        a, b, cos, sin, row, live = correction
+        term = _correction(a, b, cos, sin, row, live, start + token, limit, PAIRS, ROWS, TILE, MASKED)
     keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
     values = LOAD_VALUES(head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN)
     score = _scores(q, keys, ROWS, TILE, KEY_COMPUTE) * factor[:, None]
@@ -148,6 +176,8 @@ def _tile_step(
         scale = _metadata(head, KEY_AT[1], token, limit, ROWS, TILE, MASKED)
         mid = _metadata(head, KEY_AT[2], token, limit, ROWS, TILE, MASKED)
         score = score * scale + shift[:, None] * mid
+    if PAIRS > 0:
+        score += term
     if MASKED:
         seen = (start + token + n)[None, :] <= position[:, None]
         if WINDOW:
@@ -171,38 +201,6 @@ def _tile_step(
 
 
 @triton.jit
-def _merge_row_block(
-    total, peak, mass, partial, stats, arrived, row, live, split, TOTAL_ROWS, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    SPLITS: tl.constexpr,
-):  # fmt: skip
-    """Leave this split's share in memory; return whether it was the last, and the sum over all splits if so."""
-    at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    SPLITS_PADDED: tl.constexpr = triton.next_power_of_2(SPLITS)
-    tl.store(partial + split * TOTAL_ROWS * WIDTH + at, total, mask=live[:, None])
-    tl.store(stats + (split * TOTAL_ROWS + row) * 2, peak, mask=live)
-    tl.store(stats + (split * TOTAL_ROWS + row) * 2 + 1, mass, mask=live)
-    tl.debug_barrier()
-    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
-    if last:
-        tl.store(arrived, 0)
-        s = tl.arange(0, SPLITS_PADDED)[None, :]
-        each = (s * TOTAL_ROWS + row[:, None]) * 2
-        there = live[:, None] & (s < SPLITS)
-        peaks = tl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
-        masses = tl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
-        peak = tl.max(peaks, 1)
-        mass = tl.sum(masses * tl.exp2(peaks - peak[:, None]), 1)
-        total = tl.zeros([ROWS, WIDTH], tl.float32)
-        for other in range(SPLITS):
-            part = tl.load(
-                partial + other * TOTAL_ROWS * WIDTH + at, mask=live[:, None], other=0.0, cache_modifier=".cg"
-            )
-            one = tl.load(stats + (other * TOTAL_ROWS + row) * 2, mask=live, other=-1.0e30, cache_modifier=".cg")
-            total += part * tl.exp2(one - peak)[:, None]
-    return last, total, mass
-
-
-@triton.jit
 def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in any order."""
     for bit in tl.static_range(0, 9):
@@ -212,26 +210,31 @@ def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return x * (1.0 / WIDTH**0.5)
 
 
-@triton.jit
+# none of these may compile a kernel anew: they change with the batch and with the length of a context
+@triton.jit(do_not_specialize=["table_stride", "total_rows", "window"])
 def attend_kernel(
-    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, total_rows, window,
+    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride,
+    total_rows, window,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
     KEY_AFFINE: tl.constexpr, VALUE_AFFINE: tl.constexpr, KEY_FACTOR: tl.constexpr, UNROTATE: tl.constexpr,
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCKS, TILE: tl.constexpr,
-    PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
-    PREFETCH: tl.constexpr, FLIP: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
+    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (SPLITS, KV_HEADS * BLOCKS, sequences)."""
-    split, group, sequence = tl.program_id(0), tl.program_id(1) // BLOCKS, tl.program_id(2)
-    first_row = tl.program_id(1) % BLOCKS * ROWS
+    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences).
+
+    A context of few pages has fewer splits than the grid: the programs that are left over end at once."""
+    blocks = tl.num_programs(1) // KV_HEADS
+    split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2)
+    first_row = tl.program_id(1) % blocks * ROWS
+    context = tl.load(contexts + sequence)  # on its way together with query_start
     begin = tl.load(query_start + sequence)
     rows = (tl.load(query_start + sequence + 1) - begin) * GROUP
     if first_row >= rows:
         return
-    context = tl.load(contexts + sequence)
     r = first_row + tl.arange(0, ROWS)
     live = r < rows
     position = context - rows // GROUP + r // GROUP
@@ -239,19 +242,27 @@ def attend_kernel(
     end = context - rows // GROUP + (tl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
     row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
 
+    start_page = 0
+    if WINDOW:
+        start_page = tl.maximum(lowest - window + 1, 0) // PAGE
+    share = tl.cdiv(end, PAGE) - start_page
+    splits = 1
+    if SPLIT:
+        splits = share
+        share = tl.cdiv(share, tl.num_programs(0))
+        splits = tl.cdiv(splits, share)
+        if split >= splits:
+            return
+    page_from = start_page + split * share
+    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
+    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
+
     query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
     shift = tl.sum(query, 1) * scale_log2
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
     factor = factor * (scale_log2 * KEY_FACTOR)
 
-    start_page = 0
-    if WINDOW:
-        start_page = tl.maximum(lowest - window + 1, 0) // PAGE
-    share = tl.cdiv(tl.cdiv(end, PAGE) - start_page, SPLITS)
-    page_from = start_page + split * share
-    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
-    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
-
+    correction = (a, b, cos, sin, row, live)
     BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
     table = tables + sequence.to(tl.int64) * table_stride
     total = tl.zeros([WIDTH, ROWS] if FLIP else [BOTH * ROWS, WIDTH], tl.float32)
@@ -272,18 +283,18 @@ def attend_kernel(
         head = pages + page.to(tl.int64) * PAGE_BYTES
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
-                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
-                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                (total, peak, mass, offset), operand, factor, shift, correction, head, index * PAGE, part * TILE,
+                context, position, window, False, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE,
+                VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
         page, later = later, upcoming
     for index in tl.range(whole_to, page_to, num_stages=1):
         head = pages + tl.load(table + index).to(tl.int64) * PAGE_BYTES
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
-                (total, peak, mass, offset), operand, factor, shift, head, index * PAGE, part * TILE, context, position,
-                window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE, VALUE_COMPUTE,
-                KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP,
+                (total, peak, mass, offset), operand, factor, shift, correction, head, index * PAGE, part * TILE,
+                context, position, window, True, LOAD_KEYS, LOAD_VALUES, ARRANGE, KEY_AT, VALUE_AT, KEY_COMPUTE,
+                VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
 
     if FLIP:
@@ -294,10 +305,10 @@ def attend_kernel(
     if VALUE_AFFINE:
         total += offset[:, None]
     last = True
-    if SPLITS > 1:
-        arrived += sequence * (KV_HEADS * BLOCKS) + tl.program_id(1)
-        last, total, mass = _merge_row_block(
-            total, peak, mass, partial, stats, arrived, row, live, split, total_rows, ROWS, WIDTH, SPLITS
+    if SPLIT:
+        arrived += sequence * tl.num_programs(1) + tl.program_id(1)
+        last, total, mass = merge_row_block(
+            total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
         )
     if last:
         total = total / mass[:, None]

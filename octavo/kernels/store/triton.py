@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store.reference import apply_rope
 from octavo.kv.layout import PlaneSlot
@@ -125,9 +126,10 @@ def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer:
     count = min(4, triton.next_power_of_2(layout.kv_heads))
     q_blocks = triton.cdiv(heads, count)
     key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
-    store_kernel[(tokens, q_blocks + triton.cdiv(layout.kv_heads, count))](
-        q, k, v, out, q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots,
-        layer.pages, q.stride(0), k.stride(0), v.stride(0),
+    launch(
+        store_kernel, (tokens, q_blocks + triton.cdiv(layout.kv_heads, count)), q, k, v, out,
+        q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots, layer.pages,
+        q.stride(0), k.stride(0), v.stride(0),
         STORE_KEYS=key.store, STORE_VALUES=value.store, KEY_AT=_offsets(layout.key_slots),
         VALUE_AT=_offsets(layout.value_slots), TURN_KEYS=turn_keys,
         TURN_VALUES=turn_values, ROPE_WIDTH=0 if rope is None else rope.cos.shape[-1],

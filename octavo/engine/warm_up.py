@@ -1,0 +1,73 @@
+"""Before the first request on a GPU: a batch of each shape that kernels are compiled for, so that none compiles later.
+
+What Triton compiled is kept on disk; a machine pays for it once.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+
+from octavo.engine.batch import Batch
+from octavo.engine.runner import Runner
+from octavo.kernels.ahead import compile_ahead
+from octavo.kernels.attention import ROW_BLOCKS
+from octavo.kernels.rows import Rows
+
+__all__ = ["Variant", "variants", "warm_up"]
+
+log = logging.getLogger("octavo")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A step of one sequence: `new` tokens, all there is of it. Kernels are told that it has `context` tokens, by which
+    they choose whether to split it."""
+
+    new: int
+    context: int
+
+
+def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[Variant]:
+    """Each row block that `group` query heads a KV head can fill, whole and split, then the largest step there can be.
+
+    `most_new` tokens of a step, `longest` context.
+    """
+    most_new = min(most_new, longest)
+    news = sorted({min(max(1, rows // group), most_new) for rows in ROW_BLOCKS})
+    lengths = sorted({min(page_tokens, longest), longest})
+    several = [Variant(new, context) for new in news for context in lengths]
+    return list(dict.fromkeys([*several, Variant(most_new, longest)]))
+
+
+def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) -> None:
+    """Run each once, on page 0 of a pool that nobody uses yet. With `threads`, Triton kernels are compiled before,
+    side by side. What is slow is said in the log."""
+    begin = time.perf_counter()
+    if threads:
+        log.info("compiling kernels, once for this machine and model")
+        unchecked = Runner(runner.model, runner.pool, runner.impl)
+        with compile_ahead(threads):
+            for variant in several:
+                unchecked.run(_batch(variant, runner))
+    for variant in several:
+        runner.run(_batch(variant, runner)).argmax().item()  # waits for the device
+    log.info("kernels are ready (%.1f s)", time.perf_counter() - begin)
+
+
+def _batch(variant: Variant, runner: Runner) -> Batch:
+    pages = runner.pool.layers[0].pages
+    page_tokens = runner.pool.layouts[0].page_tokens
+    positions = torch.arange(variant.new, device=pages.device)
+    count = torch.tensor([0, variant.new], dtype=torch.int32, device=pages.device)
+    rows = Rows(
+        query_start=count,
+        context=count[1:].clone(),  # a slice lies off the alignment that kernels are compiled for
+        block_tables=torch.zeros(1, -(-variant.new // page_tokens), dtype=torch.int32, device=pages.device),
+        positions=positions,
+        slots=positions % page_tokens,
+        max_query=variant.new,
+        max_context=variant.context,
+    )
+    return Batch(torch.zeros_like(positions), rows, positions[-1:].clone(), ())

@@ -1,0 +1,30 @@
+"""Before the first request: each shape that kernels are compiled for is run once, and leaves nothing behind."""
+
+import pytest
+
+from octavo.engine.sampling import SamplingParams
+from octavo.engine.warm_up import Variant, variants, warm_up
+from octavo.kernels.attention import ROW_BLOCKS
+
+
+@pytest.mark.parametrize("group", [1, 3, 4, 7, 8, 12, 16])
+def test_every_row_block_is_filled(group):
+    def block(rows: int) -> int:
+        return min((size for size in ROW_BLOCKS if size >= rows), default=ROW_BLOCKS[-1])
+
+    several = variants(group, 64, 1024, 4096)
+    possible = {(block(new * group), context) for new in range(1, 200) for context in (64, 4096)}
+    assert {(block(variant.new * group), variant.context) for variant in several} == possible
+    assert several[-1] == Variant(1024, 4096)
+
+
+def test_small_engines_have_fewer():
+    assert variants(1, 64, 4, 40) == [Variant(4, 40)]
+
+
+def test_it_leaves_no_trace(tiny, prompts):
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+    want = [answer.token_ids for answer in tiny.generate(prompts, params)]
+    other = tiny.with_cache(debug=True)
+    warm_up(other.engine.runner, variants(3, 64, 256, 512))
+    assert [answer.token_ids for answer in other.generate(prompts, params)] == want
