@@ -37,6 +37,7 @@ class Observer:
             for prefix, numbers in ((name, side), (f"{name}.turned", rotate(side))):
                 self._least(layer, f"{prefix}.min", numbers)
                 self._least(layer, f"{prefix}.max", -numbers)
+                self._add(layer, f"{prefix}.counts", _counts(numbers))
         flat = queries.transpose(1, 2).flatten(0, 1)  # [T * H / G, G, D]
         self._least(layer, "q.absmax", -flat.abs())
         self._add(layer, "k.mean", keys.double().sum(0))
@@ -65,6 +66,8 @@ class Observer:
                 continue
             if name.endswith(".squares"):
                 found[f"{where}.{name[0]}.rms"] = (numbers / count).sqrt().float()
+            elif name.endswith(".counts"):
+                found[f"{where}.{name.removesuffix('.counts')}.clip"] = _clip_share(numbers)
             elif name in _SUMS:
                 found[key] = (numbers / count).float()
             else:
@@ -74,6 +77,34 @@ class Observer:
             stem = key.removesuffix(".min")
             found[f"{stem}.absmax"] = torch.maximum(-found[key], found[f"{stem}.max"])
         return found
+
+
+_LOWEST, _BINS = -24, 32 * 36
+"""sizes are counted in bins of a 32nd of an octave, from 2^-24 to 2^12"""
+
+
+def _counts(vectors: Tensor) -> Tensor:
+    """How many numbers of each size a head of `[T, G, D]` has: int64 `[G, _BINS]`. A float's top bits are its bin."""
+    heads = vectors.shape[1]
+    bins = (vectors.transpose(0, 1).reshape(heads, -1).abs().contiguous().view(torch.int32) >> 18) - (
+        127 + _LOWEST
+    ) * 32
+    bins = bins.clamp(0, _BINS - 1) + torch.arange(heads, device=bins.device)[:, None] * _BINS
+    return torch.bincount(bins.flatten(), minlength=heads * _BINS).view(heads, _BINS)
+
+
+def _clip_share(counts: Tensor) -> Tensor:
+    """Of the largest size, the share at which 255 levels have the least squared error, `[G]`: within it steps of
+    reach / 127, beyond it the distance to it."""
+    edges = 2.0 ** (_LOWEST + torch.arange(_BINS + 1, dtype=torch.float64) / 32)
+    sizes, numbers = (edges[:-1] + edges[1:]) / 2, counts.double()
+    shares = []
+    for head in numbers:
+        last = int(head.nonzero().max())
+        reach = edges[last + 1] * torch.linspace(0.2, 1.0, 81, dtype=torch.float64)
+        beyond = (sizes - reach[:, None]).clamp_min(0).square() @ head
+        shares.append(reach[int((beyond + head.sum() * (reach / 127) ** 2 / 12).argmin())] / edges[last + 1])
+    return torch.stack(shares).float()
 
 
 def _moment(vectors: Tensor) -> Tensor:

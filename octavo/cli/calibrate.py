@@ -44,8 +44,10 @@ class CalibrateFlags:
     """Static schemes: one scale for a layer, a KV head or a channel."""
     symmetric: bool = True
     """Static schemes: a range around zero, or around the middle of what was seen."""
+    reach: Literal["auto", "peak", "mse"] = "auto"
+    """Static schemes: everything seen is in range (peak), or what gives the least squared error (mse)."""
     margin: float = 1.0
-    """Static schemes: how much wider than what was seen the range is."""
+    """Static schemes: how much wider the range is made."""
     kv_rotate: Rotate = "auto"
     kv_bias_free: Rotate = "auto"
     kv_balance: str = "auto"
@@ -75,8 +77,8 @@ def calibrate(flags: CalibrateFlags) -> None:
         model=flags.model, out=flags.out, data=flags.data, samples=flags.samples, seqlen=flags.seqlen, seed=flags.seed,
         chat=flags.chat, sensitivity=flags.sensitivity, schemes=tuple(flags.schemes.split(",")),
         sensitivity_tokens=flags.sensitivity_tokens,
-        static=StaticRule(flags.granularity, flags.symmetric, flags.margin), cache=cache, dtype=flags.dtype,
-        device=flags.device,
+        static=StaticRule(flags.granularity, flags.symmetric, flags.reach, flags.margin), cache=cache,
+        dtype=flags.dtype, device=flags.device,
     )  # fmt: skip
     with progress_bar() as progress:
         found = run(options, progress)

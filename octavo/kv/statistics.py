@@ -5,6 +5,8 @@ own: attention sinks), after RoPE, keys as they are stored (without the model's 
 
     k.min, k.max, k.absmax, k.rms    [G, D]      the same for v and, of the queries that read the head, for q
     k.turned.min, .max               [G, D]      after the Hadamard rotation; the same for v
+    k.clip, k.turned.clip            [G]         the share of the head's absmax that 8 bits should reach: with less,
+                                                 what is clipped costs more than finer steps save; the same for v
     k.mean                           [G, D]
     k.moment, q.moment               [G, D, D]   mean outer products
     k.first, v.first                 [G, D]      absmax at first tokens
@@ -27,6 +29,7 @@ _VECTORS = (
     "v.absmax", "v.rms", "v.turned.min", "v.turned.max", "v.first", "q.absmax", "q.rms",
 )  # fmt: skip
 _MATRICES = ("k.moment", "q.moment")
+_SHARES = ("k.clip", "k.turned.clip", "v.clip", "v.turned.clip")
 _SIZES = ("absmax", "rms", "first")
 
 
@@ -44,7 +47,8 @@ def check_statistics(
     tensors: "Mapping[str, Tensor]", layers: int, kv_heads: int, head_dim: int, where: str
 ) -> KVStatistics:
     """Everything is there, of its shape, and possible. Raises AssetError naming the tensor."""
-    shapes = dict.fromkeys(_VECTORS, (kv_heads, head_dim)) | dict.fromkeys(_MATRICES, (kv_heads, head_dim, head_dim))
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_VECTORS, (kv_heads, head_dim))
+    shapes |= dict.fromkeys(_MATRICES, (kv_heads, head_dim, head_dim)) | dict.fromkeys(_SHARES, (kv_heads,))
     hint = "run octavo calibrate again"
     for layer in range(layers):
         for name, shape in shapes.items():
@@ -59,6 +63,8 @@ def check_statistics(
                 raise AssetError(f"{where}: layers.{layer}.{name} has NaN or infinite numbers", hint=hint)
             if name.rsplit(".", 1)[-1] in _SIZES and bool((tensor < 0).any()):
                 raise AssetError(f"{where}: layers.{layer}.{name} has negative numbers", hint=hint)
+            if name in _SHARES and not bool(((tensor > 0) & (tensor <= 1)).all()):
+                raise AssetError(f"{where}: layers.{layer}.{name} has shares that are not in (0, 1]", hint=hint)
         for name in ("k", "v"):
             low, high = tensors[f"layers.{layer}.{name}.turned.min"], tensors[f"layers.{layer}.{name}.turned.max"]
             if bool((high.amax(-1) <= low.amin(-1)).any()):
@@ -73,18 +79,30 @@ class StaticRule:
     granularity: str = "head"
     """layer: one scale for all heads (the first engines did so); head; channel"""
     symmetric: bool = True
+    reach: str = "auto"
+    """peak: all that was seen is in range; mse: so much of it that the squared error is least, rare numbers are
+    clipped. auto: mse where a head has one scale, else peak (a layer's as in the first engines; a channel's is narrow)"""
     margin: float = 1.0
-    """the range is widened so much beyond what was seen; below 1 it is narrowed"""
+    """the range is made so much wider"""
 
     def __post_init__(self) -> None:
-        if self.granularity not in ("layer", "head", "channel"):
-            raise BadValue(f"granularity: `{self.granularity}` (have layer, head, channel)")
+        for name, have in (("granularity", ("layer", "head", "channel")), ("reach", ("auto", "peak", "mse"))):
+            if getattr(self, name) not in have:
+                raise BadValue(f"{name}: `{getattr(self, name)}` (have {', '.join(have)})")
+        if self.reach == "mse" and self.granularity == "channel":
+            raise BadValue("reach: mse is known of heads and layers, not of channels", hint="use --reach peak")
         if not 0.05 <= self.margin <= 16:
             raise BadValue(f"margin: {self.margin} (from 0.05 to 16)", hint="1.0 is the range that was seen")
 
 
-def static_scale(low: "Tensor", high: "Tensor", peak: float, rule: StaticRule) -> "tuple[Tensor, Tensor]":
-    """Ranges `[G, D]` -> scale and zero `[G, D]`, stored = (x - zero) / scale within +-peak."""
+def static_scale(
+    low: "Tensor", high: "Tensor", clip: "Tensor | None", peak: float, rule: StaticRule
+) -> "tuple[Tensor, Tensor]":
+    """Ranges `[G, D]` -> scale and zero `[G, D]`, stored = (x - zero) / scale within +-peak.
+
+    `clip` `[G]`: the share of the range that is worth its bits, for `reach` mse; None where nothing may be clipped."""
+    if clip is not None and (rule.reach == "mse" or (rule.reach == "auto" and rule.granularity == "head")):
+        low, high = low * clip[:, None], high * clip[:, None]
     axes = {"layer": (0, 1), "head": (1,), "channel": ()}[rule.granularity]
     if axes:
         low, high = low.amin(axes, keepdim=True).expand_as(low), high.amax(axes, keepdim=True).expand_as(high)
