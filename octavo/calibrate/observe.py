@@ -13,11 +13,11 @@ from octavo.models.dense import DenseDecoder
 
 __all__ = ["Observer", "observe"]
 
-_SUMS = ("k.mean", "k.moment", "q.moment", "k.squares", "v.squares", "q.squares", "tokens")
+_SUMS = ("k.mean", "k.moment", "q.moment", "tokens")
 
 
 class Observer:
-    """Everything that `octavo.kv.statistics` names, for one model. All sums are fp64: their order does not show."""
+    """Everything that `octavo.kv.statistics` names, for one model. Windows are added up in fp64: their order does not show."""
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
@@ -35,16 +35,16 @@ class Observer:
         keys, values, queries = keys[1:], vectors.v[1:], queries[1:]
         for name, side in (("k", keys), ("v", values)):
             for prefix, numbers in ((name, side), (f"{name}.turned", rotate(side))):
-                self._least(layer, f"{prefix}.min", numbers)
-                self._least(layer, f"{prefix}.max", -numbers)
+                low, high = numbers.aminmax(dim=0)
+                self._least(layer, f"{prefix}.min", low[None])
+                self._least(layer, f"{prefix}.max", -high[None])
                 self._add(layer, f"{prefix}.counts", _counts(numbers))
-        flat = queries.transpose(1, 2).flatten(0, 1)  # [T * H / G, G, D]
-        self._least(layer, "q.absmax", -flat.abs())
-        self._add(layer, "k.mean", keys.double().sum(0))
-        self._add(layer, "k.moment", _moment(keys))
-        self._add(layer, "q.moment", _moment(flat) / (len(flat) // max(len(keys), 1) or 1))
-        for name, numbers, count in (("k", keys, 1), ("v", values, 1), ("q", flat, queries.shape[2])):
-            self._add(layer, f"{name}.squares", numbers.double().square().sum(0) / count)
+        low, high = queries.amin((0, 2)), queries.amax((0, 2))
+        self._least(layer, "q.absmax", -low.abs().maximum(high.abs())[None])
+        self._add(layer, "k.mean", keys.sum(0).double())
+        self._add(layer, "k.moment", _moment(keys.transpose(0, 1)))
+        self._add(layer, "q.moment", _moment(queries.permute(1, 0, 2, 3).flatten(1, 2)) / queries.shape[2])
+        self._add(layer, "v.squares", (values * values).sum(0).double())
         self._add(layer, "tokens", torch.tensor(float(len(keys)), dtype=torch.float64))
 
     def _least(self, layer: int, name: str, numbers: Tensor) -> None:
@@ -64,12 +64,14 @@ class Observer:
             count = self.state[f"{where}.tokens"].clamp_min(1)
             if name == "tokens":
                 continue
-            if name.endswith(".squares"):
-                found[f"{where}.{name[0]}.rms"] = (numbers / count).sqrt().float()
+            if name == "v.squares":
+                found[f"{where}.v.rms"] = (numbers / count).sqrt().float()
             elif name.endswith(".counts"):
                 found[f"{where}.{name.removesuffix('.counts')}.clip"] = _clip_share(numbers)
             elif name in _SUMS:
                 found[key] = (numbers / count).float()
+                if name.endswith(".moment"):
+                    found[f"{where}.{name[0]}.rms"] = (numbers / count).diagonal(dim1=1, dim2=2).sqrt().float()
             else:
                 least = name.endswith(".min")
                 found[key] = (numbers if least else -numbers).float()
@@ -86,10 +88,9 @@ _LOWEST, _BINS = -24, 32 * 36
 def _counts(vectors: Tensor) -> Tensor:
     """How many numbers of each size a head of `[T, G, D]` has: int64 `[G, _BINS]`. A float's top bits are its bin."""
     heads = vectors.shape[1]
-    bins = (vectors.transpose(0, 1).reshape(heads, -1).abs().contiguous().view(torch.int32) >> 18) - (
-        127 + _LOWEST
-    ) * 32
-    bins = bins.clamp(0, _BINS - 1) + torch.arange(heads, device=bins.device)[:, None] * _BINS
+    bits = vectors.contiguous().view(torch.int32)
+    bins = ((bits & 0x7FFFFFFF) >> 18).sub_((127 + _LOWEST) * 32).clamp_(0, _BINS - 1)
+    bins += torch.arange(heads, dtype=torch.int32, device=bins.device)[:, None] * _BINS
     return torch.bincount(bins.flatten(), minlength=heads * _BINS).view(heads, _BINS)
 
 
@@ -107,9 +108,8 @@ def _clip_share(counts: Tensor) -> Tensor:
     return torch.stack(shares).float()
 
 
-def _moment(vectors: Tensor) -> Tensor:
-    """Sum of outer products of `[N, G, D]`: fp64 `[G, D, D]`; multiplied in fp32 where that is exact enough."""
-    by_head = vectors.transpose(0, 1)
+def _moment(by_head: Tensor) -> Tensor:
+    """Sum of outer products of `[G, N, D]`: fp64 `[G, D, D]`, of one window multiplied in fp32."""
     return (by_head.mT @ by_head).double()
 
 

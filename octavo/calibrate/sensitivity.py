@@ -17,7 +17,7 @@ from octavo.kv.plan import KVPlan, SidePlan
 from octavo.kv.transform import SideTransform
 from octavo.models.dense import DenseDecoder
 
-__all__ = ["measure_plan", "measure_sensitivity", "stored_keys", "stored_values"]
+__all__ = ["exact_log_probabilities", "measure_plan", "measure_sensitivity", "stored_keys", "stored_values"]
 
 Uniform = Mapping[str, tuple[KVPlan, Transforms]]
 """scheme -> the plan that stores all layers in it, and its transforms"""
@@ -87,6 +87,12 @@ def measure_plan(
         return exact, finish(model, hidden)
 
     return measure([pair(tokens) for tokens in windows])
+
+
+@torch.inference_mode()
+def exact_log_probabilities(model: DenseDecoder, tokens: Tensor) -> Tensor:
+    """fp32 `[T, V]` of what follows each position, with nothing stored."""
+    return _exact(model, tokens)[1]
 
 
 def _exact(model: DenseDecoder, tokens: Tensor) -> tuple[list[Tensor], Tensor]:

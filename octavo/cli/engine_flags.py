@@ -11,7 +11,9 @@ from octavo.kv.plan import Rotate
 if TYPE_CHECKING:
     from octavo.engine.llm import LLM
 
-__all__ = ["EngineFlags", "SamplingFlags", "banner", "cache_json", "load"]
+__all__ = ["EngineFlags", "SamplingFlags", "banner", "cache_json", "load", "warn_of_clipping"]
+
+_CLIPPED = 0.01
 
 
 @Parameter(name="*")
@@ -37,6 +39,8 @@ class EngineFlags:
     """Keys stored without the model's key bias, which attention adds back exactly: auto (below 16 bits), on or off."""
     kv_balance: str = "auto"
     """Keys and queries brought to one shape: auto (on for keys below 8 bits), on, off, smooth or constant."""
+    kv_self_test: str = "auto"
+    """Some bundled text through the cache first: auto (below 16 bits), on, off, or the KL in nats that is allowed."""
     kv_cache_memory: str | None = None
     """What the cache may take: a share (0.5), bytes (2GiB) or tokens (20000tok)."""
     max_model_len: int | None = None
@@ -94,4 +98,17 @@ def banner(llm: "LLM") -> str:
 
 
 def cache_json(llm: "LLM") -> dict[str, Any]:
-    return asdict(llm.cache)
+    """The facts of the cache, and what its static scales clipped until now."""
+    return {**asdict(llm.cache), "clipped": [{**asdict(count), "share": count.share} for count in llm.clipped]}
+
+
+def warn_of_clipping(llm: "LLM") -> None:
+    """Say it where static scales do not fit the text that was served."""
+    import logging
+
+    worst = max(llm.clipped, key=lambda count: count.share, default=None)
+    if worst is not None and worst.share > _CLIPPED:
+        logging.getLogger("octavo").warning(
+            "%.1f %% of the numbers in layer %d's %s were out of their calibrated range: calibrate on such text, or "
+            "with a larger --margin", 100 * worst.share, worst.layer, {"k": "keys", "v": "values"}[worst.side],
+        )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from octavo.base.errors import CheckFailed, UsageError
-from octavo.cli.engine_flags import EngineFlags, SamplingFlags, cache_json, load
+from octavo.cli.engine_flags import EngineFlags, SamplingFlags, cache_json, load, warn_of_clipping
 from octavo.cli.output import JsonTarget, check_json_target, write_json
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _generate_one(engine: EngineFlags, params: "SamplingParams", options: Genera
     [answer] = llm.generate([ids], params, on_event=show)
     if options.json != "-":
         sys.stdout.write("\n")
+    warn_of_clipping(llm)
     if options.json is not None:
         completion = {"prompt": prompt, "prompt_token_ids": answer.prompt_token_ids, **asdict(answer.outputs[0])}
         write_json({"outputs": [completion], **_about(llm)}, options.json)
@@ -79,6 +80,8 @@ def _generate_file(engine: EngineFlags, params: "SamplingParams", options: Gener
     )  # the files, before minutes of loading
     llm = load(engine) if job.todo else None
     result = run_job(llm, job) if llm else job.nothing_to_do()
+    if llm:
+        warn_of_clipping(llm)
     summary = {"lines": result.lines, "answered": result.answered, "kept": result.kept, "failed": result.failed}
     print(", ".join(f"{count} {name}" for name, count in summary.items()), file=sys.stderr)
     if options.json is not None:

@@ -8,7 +8,7 @@ import torch
 from octavo.base import device as hardware
 from octavo.base.errors import CapacityError, CheckpointError
 from octavo.base.units import format_bytes
-from octavo.calibrate.cache_plan import choose_plan, make_transforms
+from octavo.calibrate.cache_plan import CachePlan, choose_plan, make_transforms
 from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
@@ -16,11 +16,14 @@ from octavo.checkpoint.tokenizer import Tokenizer
 from octavo.engine.engine import Engine, EngineLimits
 from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
 from octavo.engine.options import EngineOptions, parse_memory
+from octavo.engine.remedies import Asked
 from octavo.engine.runner import Runner
+from octavo.engine.self_test import Bench, SelfTest, self_test
 from octavo.engine.warm_up import variants, warm_up
 from octavo.kernels.choice import KernelChoice, choose
+from octavo.kv.clips import ClipMeter
 from octavo.kv.layout import PageLayout
-from octavo.kv.plan import KVPlan, uniform_plan
+from octavo.kv.plan import uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
 from octavo.models.spec import ModelSpec
@@ -48,6 +51,7 @@ class CacheFacts:
     capacity_tokens: int
     max_model_len: int
     kernels: str
+    self_test: SelfTest
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         source, device, dtype = weights.source, weights.device, weights.dtype
     spec = source.spec
     cache = choose_plan(options.cache, source)
-    plan = cache.plan
-    layouts = plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
-    kernels = choose(options.kernels, device, plan, options.block_size)
+    kernels = choose(options.kernels, device, cache.plan, options.block_size)
     if kernels.reason:
         log.warning("attention runs on the slow reference kernels: %s", kernels.reason)
 
@@ -91,25 +93,48 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     if weights is None:
         model = DenseDecoder(spec, weight_loader(source, dtype, device), model_len, device)
         weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)
-    num_pages = _num_pages(options, layouts, model_len, device)
-    model_len = _fit(options, model_len, num_pages)
-    load = weight_loader(source, torch.float32, device)
-    transforms = make_transforms(cache, spec, load, weights.model.rope, device)
-    pool = PagePool(plan, layouts, num_pages, device, transforms=transforms)
-
+    cache, tested = _tested(options, cache, weights)
+    pool = _pool(options, cache, weights, model_len)
+    model_len = _fit(options, model_len, pool.num_pages)
     limits = EngineLimits(
-        spec.vocab_size, model_len, options.max_num_seqs, options.max_num_batched_tokens, options.block_size, num_pages
+        spec.vocab_size,
+        model_len,
+        options.max_num_seqs,
+        options.max_num_batched_tokens,
+        options.block_size,
+        pool.num_pages,
     )
     tokenizer = weights.tokenizer
     runner = Runner(weights.model, pool, kernels.impl, check_finite=options.debug)
     if device != "cpu":
         _prepare(runner, options, spec, limits, kernels)
+    clips = ClipMeter(pool)
+    runner.clips = clips if clips.needed else None
     engine = Engine(
         runner, limits, tokenizer,
         tokenizer.eos_token_ids if tokenizer else spec.eos_token_ids,
         options.enable_prefix_caching, options.seed, options.debug,
     )  # fmt: skip
-    return LoadedEngine(engine, weights, _facts(pool, plan, limits, kernels, cache.source))
+    return LoadedEngine(engine, weights, _facts(pool, limits, kernels, cache.source, tested))
+
+
+def _tested(options: EngineOptions, cache: CachePlan, weights: LoadedWeights) -> tuple[CachePlan, SelfTest]:
+    def impl_of(plan: CachePlan) -> str:
+        return choose(options.kernels, weights.device, plan.plan, options.block_size).impl
+
+    load = weight_loader(weights.source, torch.float32, weights.device)
+    bench = Bench(weights.model, load, weights.tokenizer, weights.device, options.block_size, impl_of)
+    asked = Asked(options.kv_rotate, options.kv_bias_free, options.kv_balance)
+    return self_test(bench, cache, asked, str(options.kv_self_test))
+
+
+def _pool(options: EngineOptions, cache: CachePlan, weights: LoadedWeights, model_len: int) -> PagePool:
+    spec, device = weights.source.spec, weights.device
+    layouts = cache.plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
+    load = weight_loader(weights.source, torch.float32, device)
+    transforms = make_transforms(cache, spec, load, weights.model.rope, device)
+    num_pages = _num_pages(options, layouts, model_len, device)
+    return PagePool(cache.plan, layouts, num_pages, device, transforms=transforms)
 
 
 def _prepare(
@@ -196,14 +221,16 @@ def _fit(options: EngineOptions, model_len: int, num_pages: int) -> int:
     return capacity
 
 
-def _facts(pool: PagePool, plan: KVPlan, limits: EngineLimits, kernels: KernelChoice, origin: str) -> CacheFacts:
+def _facts(
+    pool: PagePool, limits: EngineLimits, kernels: KernelChoice, origin: str, tested: SelfTest
+) -> CacheFacts:  # fmt: skip
     geometry = pool.layouts[0]
     bf16 = uniform_plan("bf16", len(pool.layouts), geometry.head_dim).layouts(
         geometry.kv_heads, geometry.head_dim, limits.page_tokens
     )
     return CacheFacts(
-        dtype=plan.name,
-        plan=plan.describe(),
+        dtype=pool.plan.name,
+        plan=pool.plan.describe(),
         plan_source=origin,
         page_tokens=limits.page_tokens,
         pages=limits.num_pages,
@@ -213,4 +240,5 @@ def _facts(pool: PagePool, plan: KVPlan, limits: EngineLimits, kernels: KernelCh
         capacity_tokens=limits.capacity_tokens,
         max_model_len=limits.max_model_len,
         kernels=kernels.impl,
+        self_test=tested,
     )

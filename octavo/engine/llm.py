@@ -13,6 +13,7 @@ from octavo.engine.build import LoadedEngine, build_engine
 from octavo.engine.options import EngineOptions
 from octavo.engine.request import FinishReason, Request, TokenEvent, TokenLogprobs
 from octavo.engine.sampling import SamplingParams
+from octavo.kv.clips import ClipCount
 
 __all__ = ["LLM", "Completion", "RequestOutput"]
 
@@ -93,6 +94,12 @@ class LLM:
         if self._weights.tokenizer is None:
             raise RequestError("this checkpoint has no tokenizer", hint="give token ids, or name one with --tokenizer")
         return self._weights.tokenizer
+
+    @property
+    def clipped(self) -> list[ClipCount]:
+        """For each layer and side that is stored with a static scale: how many of its numbers were out of range."""
+        clips = self.engine.runner.clips
+        return [] if clips is None else clips.report()
 
     def generate(
         self,

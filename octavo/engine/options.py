@@ -1,5 +1,6 @@
 """Everything that shapes an engine, frozen and checked where it is born."""
 
+import math
 import re
 from dataclasses import dataclass, fields
 
@@ -12,7 +13,7 @@ from octavo.calibrate.solve import parse_budget
 from octavo.kv.layout import PAGE_TOKENS
 from octavo.kv.plan import Rotate, parse_dtype
 
-__all__ = ["BALANCES", "DTYPES", "EngineOptions", "MemoryRequest", "parse_memory"]
+__all__ = ["BALANCES", "DTYPES", "EngineOptions", "MemoryRequest", "parse_memory", "parse_threshold"]
 
 BALANCES = ("auto", "on", "off", "smooth", "constant")
 
@@ -55,6 +56,26 @@ def parse_memory(text: str | int | float) -> MemoryRequest:
     return MemoryRequest(byte_count=byte_count)
 
 
+_THRESHOLD = 0.2
+"""nats per token. What a bfloat16 cache does is below 0.001 and a good 4-bit cache below 0.05; from here on every tenth
+token or so of a greedy answer is another, and caches that break a model measure 1 to 10"""
+
+
+def parse_threshold(option: str) -> float:
+    """`auto` and `on` are the default, a number is itself. Raises BadValue."""
+    if option in ("auto", "on"):
+        return _THRESHOLD
+    try:
+        value = float(option)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise BadValue(
+            f"kv_self_test: `{option}` (have auto, on, off, or the KL in nats that is allowed)", hint="0.05, say"
+        )
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Names are those of the command line. `None` and `auto` are resolved from the model and the machine at start."""
@@ -73,6 +94,8 @@ class EngineOptions:
     """keys stored without the model's key bias (exact): auto is on for schemes below 16 bits of models that have one"""
     kv_balance: str = "auto"
     """keys and queries brought to one shape (fit.py): auto is on for keys below 8 bits; on, off, smooth, constant"""
+    kv_self_test: str | float | bool = "auto"
+    """bundled text through the cache before anything is served: auto (below 16 bits), on, off, or the KL allowed"""
     kv_cache_memory: str | int | float | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -96,6 +119,11 @@ class EngineOptions:
             parse_budget(self.kv_cache_dtype.removeprefix("auto:"))
         elif self.kv_cache_dtype != "auto":
             parse_dtype(self.kv_cache_dtype)
+        tested = self.kv_self_test
+        tested = ("on" if tested else "off") if isinstance(tested, bool) else str(tested)
+        object.__setattr__(self, "kv_self_test", tested)
+        if tested != "off":
+            parse_threshold(tested)
         if self.kv_balance not in BALANCES:
             raise BadValue(f"kv_balance: `{self.kv_balance}` (have {', '.join(BALANCES)})")
         for name in ("kv_rotate", "kv_bias_free"):

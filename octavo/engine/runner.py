@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo.engine.batch import Batch
 from octavo.engine.graphs import GraphSet
+from octavo.kv.clips import ClipMeter
 from octavo.kv.pool import PagePool
 from octavo.models.dense import StepContext
 
@@ -24,13 +25,16 @@ class Runner:
         self.model, self.pool, self.impl = model, pool, impl
         self.check_finite = check_finite
         self.graphs: GraphSet | None = None
+        self.clips: ClipMeter | None = None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`."""
-        if self.graphs is not None and self.graphs.takes(batch):
-            return self.graphs.run(batch)
-        return self.forward(batch)
+        replayed = self.graphs is not None and self.graphs.takes(batch)
+        logits = self.graphs.run(batch) if replayed and self.graphs is not None else self.forward(batch)
+        if self.clips is not None:
+            self.clips.watch(batch.rows.slots, prompt=batch.rows.max_query > 1)
+        return logits
 
     def record(self, graphs: GraphSet) -> None:
         """Record decode steps; from now on they are replayed."""

@@ -81,7 +81,7 @@ class StaticRule:
     symmetric: bool = True
     reach: str = "auto"
     """peak: all that was seen is in range; mse: so much of it that the squared error is least, rare numbers are
-    clipped. auto: mse where a head has one scale, else peak (a layer's as in the first engines; a channel's is narrow)"""
+    clipped. auto: mse where a head has one scale, else peak: a layer's is as in the first engines"""
     margin: float = 1.0
     """the range is made so much wider"""
 
