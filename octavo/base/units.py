@@ -17,9 +17,10 @@ _FACTORS = {
 def parse_bytes(text: str | int) -> int:
     """Bytes meant by `24GiB`, `512 MB`, `1.5G` (powers of 1024 without the B) or a plain number. Raises BadValue."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
-    if found is None or found[2].upper() not in _FACTORS:
+    factor = _FACTORS.get(found[2].upper()) if found else None
+    if found is None or factor is None or float(found[1]) * factor == float("inf"):
         raise BadValue(f"not a size: `{text}`", hint="write bytes as 24GiB, 512MiB, 1.5GB or a plain number")
-    return int(float(found[1]) * _FACTORS[found[2].upper()])
+    return int(float(found[1]) * factor)
 
 
 def format_bytes(count: float) -> str:

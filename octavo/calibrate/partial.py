@@ -1,6 +1,7 @@
 """What is kept of a calibration under way, so that one that was interrupted can go on."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -44,7 +45,8 @@ class Partial:
             save_file(state, new, metadata={"key": self.key, "windows": str(done)})
             new.replace(self.file)
         except Exception as error:  # it can still end well: only going on after an interruption is lost
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink()
             log.warning("cannot keep the state of this calibration: %s", error)
 
     def remove(self) -> None:

@@ -85,7 +85,8 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> Calibration:
     corpus, tokenizer = open_corpus(options.data), source.tokenizer()
     if (name := evaluation_set(corpus)) is not None:
         log.warning("%s is %s: what is measured on it later will look too good", options.data, name)
-    _check_length(options.seqlen, source)
+    _check_length("--seqlen", options.seqlen, source)
+    _check_length("--sensitivity-tokens", options.sensitivity_tokens, source)
     cut = windows(corpus, tokenizer, options.samples, options.seqlen, options.seed, options.chat)
     held_out, text = _held_out(options, tokenizer)
     device = resolve_device(options.device)
@@ -139,11 +140,11 @@ def _exact_dtype(requested: str, source: Source, device: str) -> torch.dtype:
     return resolve_dtype(requested, device)
 
 
-def _check_length(seqlen: int, source: Source) -> None:
-    if seqlen > source.spec.max_position:
+def _check_length(flag: str, tokens: int, source: Source) -> None:
+    if tokens > source.spec.max_position:
         raise BadValue(
-            f"windows of {seqlen} tokens are longer than the model was made for ({source.spec.max_position})",
-            hint=f"use --seqlen {source.spec.max_position} or less",
+            f"windows of {tokens} tokens are longer than the model was made for ({source.spec.max_position})",
+            hint=f"use {flag} {source.spec.max_position} or less",
         )
 
 

@@ -9,8 +9,10 @@ Both are written beside their old versions and renamed, the plan last: an asset 
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from octavo.base.errors import AssetError
 from octavo.kv.plan import KVPlan, LayerPlan, SidePlan
 from octavo.kv.schemes import SCHEMES
-from octavo.kv.statistics import KVStatistics, check_statistics
+from octavo.kv.statistics import KVStatistics, StaticRule, check_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +43,7 @@ class KVAsset:
 
     @property
     def plan(self) -> KVPlan:
-        layers = tuple(LayerPlan(_side(layer["k"]), _side(layer["v"])) for layer in self.about["layers"])
+        layers = tuple(_layer(layer) for layer in self.about["layers"])
         return KVPlan(self.about["kv_cache_dtype"], layers, self.digest)
 
     @property
@@ -99,7 +101,7 @@ _WANTED = {
 def _read_plan(file: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AssetError(f"{file}: unreadable: {error}", hint=_REDO) from error
     if not isinstance(about, dict):
         raise AssetError(f"{file}: not a JSON object", hint=_REDO)
@@ -118,11 +120,27 @@ def _read_plan(file: Path) -> dict[str, Any]:
         )
     for number, layer in enumerate(about["layers"]):
         try:
-            for name in "kv":
-                _side(layer[name])
-        except (KeyError, TypeError, LookupError, ValueError) as error:
+            _layer(layer)
+        except (LookupError, TypeError, ValueError) as error:
             raise AssetError(f"{file}: layer {number}: {error}", hint=_REDO) from error
+    try:
+        StaticRule(**about["static"])
+    except (TypeError, ValueError) as error:
+        raise AssetError(f"{file}: `static` is {about['static']}", hint=_REDO) from error
+    if "sensitivity" in about and not _whole(about["sensitivity"], shape["layers"]):
+        raise AssetError(f"{file}: `sensitivity` is not whole", hint=_REDO)
     return about
+
+
+def _whole(sensitivity: Any, layers: int) -> bool:
+    """Whether it has a number for K and V of every layer in every scheme that was measured."""
+    try:
+        names = sensitivity["schemes"]
+        rows = [sensitivity[side][name] for side in "kv" for name in names]
+        known = bool(names) and all(name in SCHEMES for name in names)
+        return known and all(len(row) == layers and all(map(math.isfinite, row)) for row in rows)
+    except (LookupError, TypeError):
+        return False
 
 
 def plan_layers(plan: KVPlan) -> list[dict[str, Any]]:
@@ -134,15 +152,27 @@ def plan_layers(plan: KVPlan) -> list[dict[str, Any]]:
 
 
 _FITTED = ("constant", "balance", "smooth", "static")
+_OF_KEYS = {"bias-free", "constant", "balance", "smooth"}
+
+
+def _layer(spelled: Mapping[str, Any]) -> LayerPlan:
+    if of_keys := _OF_KEYS & set(spelled["v"]["transforms"]):
+        raise ValueError(f"{', '.join(sorted(of_keys))} is for keys")
+    return LayerPlan(_side(spelled["k"]), _side(spelled["v"]))
 
 
 def _side(spelled: Mapping[str, Any]) -> SidePlan:
-    transforms = spelled["transforms"]
-    unknown = set(transforms) - {"bias-free", "rotation", *_FITTED}
+    transforms, name = spelled["transforms"], spelled["scheme"]
+    unknown = set(transforms) - {"rotation", "static", *_OF_KEYS}
     if unknown:
         raise ValueError(f"unknown transforms: {', '.join(sorted(unknown))}")
+    if name not in SCHEMES:
+        raise ValueError(f"unknown scheme: `{name}` (have {', '.join(SCHEMES)})")
+    scheme, static = SCHEMES[name], "static" in transforms
+    if (static and scheme.peak is None) or (scheme.needs_scale and not static):
+        raise ValueError(f"{name} {'needs a' if scheme.needs_scale else 'has no'} static scale")
     fitted = tuple(name for name in _FITTED if name in transforms)
-    return SidePlan(SCHEMES[spelled["scheme"]], "rotation" in transforms, "bias-free" in transforms, fitted)
+    return SidePlan(scheme, "rotation" in transforms, "bias-free" in transforms, fitted)
 
 
 def write_asset(folder: Path, about: Mapping[str, Any], statistics: "Mapping[str, Tensor]") -> None:
@@ -163,7 +193,8 @@ def write_asset(folder: Path, about: Mapping[str, Any], statistics: "Mapping[str
         new_plan.replace(plan)
     except Exception as error:  # safetensors raises its own for a full disk
         for file in (new_params, new_plan):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink()
         if isinstance(error, ValueError):
             raise
         raise AssetError(f"cannot write the KV asset to {folder}: {error}", hint="is the disk full?") from error

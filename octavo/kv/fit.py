@@ -51,7 +51,7 @@ def smoothed(key_moment: "Tensor", query_moment: "Tensor", rotary_dim: int) -> S
     half = rotary_dim // 2
     for squares in (keys, queries):
         squares[:, :rotary_dim] = (squares[:, :half] + squares[:, half:rotary_dim]).repeat(1, 2)
-        squares += 1e-6 * squares.mean(-1, keepdim=True)
+        squares += 1e-6 * squares.mean(-1, keepdim=True).clamp_min(1e-30)
     ratio = (keys / queries) ** 0.25
     turn = torch.from_numpy(hadamard(keys.shape[-1])).double().to(keys.device)
     return SideTransform(True, (turn / ratio[:, :, None]).float(), (turn * ratio[:, :, None]).float())

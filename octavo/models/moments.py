@@ -24,21 +24,21 @@ def weight_moments(
     """fp64 `[G, D, D]`, of keys and of the queries that read them. `key_bias`: whether stored keys carry their bias."""
     name = f"model.layers.{layer}."
     gain = load(f"{name}input_layernorm.weight").double()
-    keys, queries = (_projected(spec, load, f"{name}self_attn.{side}_", gain) for side in "kq")
-    if spec.qkv_bias:
-        keys = keys + _outer(load(f"{name}self_attn.k_proj.bias"), spec.head_dim) * key_bias
-        queries = queries + _outer(load(f"{name}self_attn.q_proj.bias"), spec.head_dim)
+    sides = {"k": key_bias or spec.qk_norm, "q": True}  # a norm comes after the bias, which is then always stored
+    keys, queries = (_projected(spec, load, f"{name}self_attn.{side}_", gain, biased) for side, biased in sides.items())
     queries = queries.unflatten(0, (spec.kv_heads, -1)).mean(1)
     if rope is None:
         return keys, queries
     return rope_average(keys, rope), rope_average(queries, rope)
 
 
-def _projected(spec: ModelSpec, load: Callable[[str], Tensor], name: str, gain: Tensor) -> Tensor:
-    """`[N, D, D]` for the N heads of one projection, before bias and RoPE."""
+def _projected(spec: ModelSpec, load: Callable[[str], Tensor], name: str, gain: Tensor, biased: bool) -> Tensor:
+    """`[N, D, D]` for the N heads of one projection, before RoPE."""
     weight = load(f"{name}proj.weight")
     weight = (weight.double() * gain.to(weight.device)).unflatten(0, (-1, spec.head_dim))
     moment = weight @ weight.mT
+    if spec.qkv_bias and biased:
+        moment = moment + _outer(load(f"{name}proj.bias"), spec.head_dim)
     if spec.qk_norm:
         mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30)
         norm = load(f"{name}norm.weight").double()

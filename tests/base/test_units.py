@@ -17,7 +17,9 @@ def test_parse(text, count):
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "1 Gib B", "1,5G", "1e9", "nan", "24GiBs", "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "-1GiB", "1 Gib B", "1,5G", "1e9", "nan", "24GiBs", "0x10", "0Gib B", "0x", "9" * 400]
+)
 def test_refuse(text):
     with pytest.raises(BadValue, match="not a size") as caught:
         parse_bytes(text)

@@ -1,6 +1,6 @@
 """Hand-made paged sequences: pools full of 0xFF, shuffled pages, block tables with garbage past their end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
@@ -11,6 +11,7 @@ from octavo.kernels.store import store
 from octavo.kv.plan import Rotate, uniform_plan
 from octavo.kv.pool import LayerPages, PagePool
 from octavo.kv.schemes import SCHEMES
+from octavo.kv.transform import SideTransform
 
 _NAMES = list(SCHEMES)
 PAIRS = [f"{key},{value}" for key, value in zip_longest(_NAMES[::2], _NAMES[1::2], fillvalue=_NAMES[0])]
@@ -52,6 +53,11 @@ def make_sequences(
     for row, (count, begin) in enumerate(zip(need, torch.tensor([0, *need]).cumsum(0).tolist(), strict=False)):
         tables[row, :count] = pages[begin : begin + count]
     return Sequences(pool.layers[0], contexts, tables)
+
+
+def fitted(sequences: Sequences, key: SideTransform, value: SideTransform) -> Sequences:
+    """The same pages with other transforms of what is stored in them."""
+    return replace(sequences, layer=replace(sequences.layer, key=key, value=value))
 
 
 def random_vectors(tokens: int, heads: int, head_dim: int, seed: int) -> Tensor:
