@@ -218,9 +218,9 @@ def _static(
         statistics, prefix = cache.asset.statistics, f"{name}.turned" if side.rotated else name
         low, high = statistics(number, f"{prefix}.min"), statistics(number, f"{prefix}.max")
         if side.scheme.needs_scale:
-            scale, zero = static_scale(low, high, statistics(number, f"{prefix}.clip"), peak, cache.rule)
+            scale, zero = static_scale(low, high, peak, cache.rule, statistics(number, f"{prefix}.clip"))
         else:  # floating point: a power of two changes no mantissa, it only keeps clear of both ends of the exponents
-            scale, zero = static_scale(low, high, None, peak, replace(cache.rule, symmetric=True))
+            scale, zero = static_scale(low, high, peak, replace(cache.rule, symmetric=True))
             scale = scale.log2().ceil().exp2()
         return rescaled(transform, scale, zero, keys=name == "k")
     assert cache.scales is not None, "a static plan has an asset or declared scales"

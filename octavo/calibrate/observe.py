@@ -17,7 +17,7 @@ _SUMS = ("k.mean", "k.moment", "q.moment", "tokens")
 
 
 class Observer:
-    """Everything that `octavo.kv.statistics` names, for one model. Windows are added up in fp64: their order does not show."""
+    """Everything that `octavo.kv.statistics` names, for one model. Windows add up in fp64: their order is not seen."""
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}

@@ -1,11 +1,15 @@
 """Which layers, heads and channels are hard to store, and what the plan does about each."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo.kv.asset import KVAsset
 from octavo.kv.plan import KVPlan
+from octavo.kv.statistics import KVStatistics
 
-__all__ = ["HARD", "outlier_rows"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["HARD", "outlier_rows", "peaks"]
 
 HARD = 8.0
 """a head is called hard where its largest channel is this many times the root mean square over all its channels"""
@@ -21,24 +25,35 @@ def outlier_rows(asset: KVAsset, plan: KVPlan) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(asset: KVAsset, layer: int, name: str, done: str) -> dict[str, Any]:
-    statistics = asset.statistics
-    peak, rms = statistics(layer, f"{name}.absmax"), statistics(layer, f"{name}.rms")
+def peaks(statistics: KVStatistics, layer: int, name: str) -> "dict[str, Tensor]":
+    """Of the keys or values (`name` k or v) of one layer, the largest sizes `[G, D]` over the head's root mean square:
+    `plain`, `turned` (after the rotation), `first` (of first tokens) and, where the model adds a bias that is not
+    stored, `biased` (with it)."""
+    rms = statistics(layer, f"{name}.rms")
     level = rms.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
-    ratio = peak / level  # [G, D]
-    worst = int(ratio.argmax())
-    head, channel = divmod(worst, ratio.shape[1])
     low, high = statistics(layer, f"{name}.turned.min"), statistics(layer, f"{name}.turned.max")
-    turned = float((low.abs().maximum(high.abs()) / level).max())
+    sizes = {
+        "plain": statistics(layer, f"{name}.absmax"),
+        "turned": low.abs().maximum(high.abs()),
+        "first": statistics(layer, f"{name}.first"),
+    }
+    biased = statistics.tensors.get(f"layers.{layer}.{name}.biased.absmax")
+    sizes |= {} if biased is None else {"biased": biased}
+    return {what: size / level for what, size in sizes.items()}
+
+
+def _row(asset: KVAsset, layer: int, name: str, done: str) -> dict[str, Any]:
+    found = peaks(asset.statistics, layer, name)
+    most = {what: float(ratio.max()) for what, ratio in found.items()}
+    head, channel = divmod(int(found["plain"].argmax()), found["plain"].shape[1])
     row = {
         "layer": layer, "side": name, "head": head, "channel": channel,
-        "peak_over_rms": round(float(ratio.max()), 2),
-        "peak_over_rms_rotated": round(turned, 2),
-        "first_token_over_rms": round(float((statistics(layer, f"{name}.first") / level).max()), 2),
-        "hard": bool(ratio.max() >= HARD),
+        "peak_over_rms": round(most["plain"], 2),
+        "peak_over_rms_rotated": round(most["turned"], 2),
+        "first_token_over_rms": round(most["first"], 2),
+        "hard": most["plain"] >= HARD,
         "stored_as": done,
     }  # fmt: skip
-    biased = statistics.tensors.get(f"layers.{layer}.k.biased.absmax") if name == "k" else None
-    if biased is not None:
-        row["peak_over_rms_with_bias"] = round(float((biased / level).max()), 2)
+    if "biased" in most:
+        row["peak_over_rms_with_bias"] = round(most["biased"], 2)
     return row

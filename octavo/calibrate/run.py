@@ -13,11 +13,13 @@ from octavo.base.device import available_memory_bytes, device_memory
 from octavo.base.errors import BadValue
 from octavo.base.log import log
 from octavo.calibrate.cache_plan import CacheOptions, CachePlan
+from octavo.calibrate.charts import remove_charts, write_charts
 from octavo.calibrate.choose import Bench, choose, predicted, sensitivities
 from octavo.calibrate.corpus import evaluation_set, open_corpus, windows
 from octavo.calibrate.divergence import Divergence
 from octavo.calibrate.observe import observe
 from octavo.calibrate.outliers import outlier_rows
+from octavo.calibrate.pareto import pareto_facts
 from octavo.calibrate.partial import Partial
 from octavo.calibrate.solve import parse_budget
 from octavo.checkpoint import open_checkpoint
@@ -56,6 +58,7 @@ class CalibrateOptions:
     cache: CacheOptions = field(default_factory=CacheOptions)
     dtype: str = "auto"
     device: str = "auto"
+    charts: bool = True
 
     def __post_init__(self) -> None:
         for name in self.schemes:
@@ -75,6 +78,8 @@ class Calibration:
     asset: Path
     about: dict[str, Any]
     seconds: dict[str, float]
+    charts: tuple[str, ...] = ()
+    """names of the files drawn beside it"""
 
 
 def calibrate(options: CalibrateOptions, progress: Progress) -> Calibration:
@@ -117,10 +122,21 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> Calibration:
     write_asset(Path(options.out), about, statistics)
     partial.remove()
     progress("plan", 1, 1)
+    charts = _draw(options, about, statistics)
     done = time.perf_counter()
     seconds = {"load": loaded - begin, "observe": observed - loaded, "measure": done - observed}
     about = json.loads((Path(options.out) / PLAN_FILE).read_text(encoding="utf-8"))
-    return Calibration(Path(options.out), about, seconds)
+    return Calibration(Path(options.out), about, seconds, charts)
+
+
+def _draw(options: CalibrateOptions, about: dict[str, Any], statistics: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """The charts beside the asset; those of an earlier calibration go. Without them the asset is as good."""
+    try:
+        remove_charts(Path(options.out))
+        return write_charts(Path(options.out), about, statistics) if options.charts else ()
+    except Exception as error:
+        log.warning("the asset is written, but its charts are not: %s: %s", type(error).__name__, error)
+        return ()
 
 
 def _model(options: CalibrateOptions, source: Source, dtype: torch.dtype, device: str) -> DenseDecoder:
@@ -176,15 +192,17 @@ def _about(options: CalibrateOptions, source: Source, who: str, cut: Any, biased
 def _found(options: CalibrateOptions, bench: Bench, cache: CachePlan, found: Divergence) -> dict[str, Any]:
     wanted = options.cache.kv_cache_dtype
     law = memory_law(bench.source.spec, cache.plan, options.cache.block_size)
+    sensitivity = bench.asset.about.get("sensitivity")
     return {
         "kv_cache_dtype": wanted if wanted.startswith("auto:") else cache.plan.name,
         "layers": plan_layers(cache.plan),
         "bytes_per_token": law.bytes_per_token,
         "bits_per_number": law.bits_per_number,
         "page_tokens": options.cache.block_size,
-        "kl_predicted": predicted(bench.asset.about.get("sensitivity"), cache),
+        "kl_predicted": predicted(sensitivity, cache),
         "kl_measured": found.kl_mean,
         "same_top_measured": found.same_top,
         "tokens_measured": found.tokens,
         "compute_dtype": str(bench.model.embedding.dtype).removeprefix("torch."),
+        **pareto_facts(sensitivity, bench.asset.about["shape"], options.cache.block_size),
     }

@@ -21,7 +21,7 @@ _LISTED = 5  # names shown in an error; the rest is a count
 # Tensors beside the weights: derived tables that old files still carry, and scales of a quantized KV cache.
 _IGNORABLE = re.compile(
     r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|rope_freqs(\.weight)?|attn_rot_embd(\.weight)?"
-    r"|(k|v|kv)_(scale|zero_point))"
+    r"|[qkv]_proj\.output_(scale|zero_point)|(q|k|v|kv)_(scale|zero_point))"
 )
 
 

@@ -57,6 +57,8 @@ class CalibrateFlags:
     """For auto:24GiB: how many sequences of that length at once."""
     dtype: str = "auto"
     device: str = "auto"
+    charts: bool = True
+    """Draw what was found beside the asset, as PNG and SVG."""
     json: JsonTarget = None
 
 
@@ -77,12 +79,13 @@ def calibrate(flags: CalibrateFlags) -> None:
         model=flags.model, out=flags.out, data=flags.data, samples=flags.samples, seqlen=flags.seqlen, seed=flags.seed,
         chat=flags.chat, sensitivity=flags.sensitivity, schemes=tuple(flags.schemes.split(",")),
         sensitivity_tokens=flags.sensitivity_tokens,
-        static=StaticRule(flags.granularity, flags.symmetric, flags.reach, flags.margin), cache=cache,
-        dtype=flags.dtype, device=flags.device,
+        static=StaticRule(flags.granularity, flags.symmetric, flags.margin, flags.reach), cache=cache,
+        dtype=flags.dtype, device=flags.device, charts=flags.charts,
     )  # fmt: skip
     with progress_bar() as progress:
         found = run(options, progress)
-    emit({**found.about, "asset": str(found.asset), "seconds": found.seconds}, _tables(found), flags.json)
+    facts = {"asset": str(found.asset), "charts": list(found.charts), "seconds": found.seconds}
+    emit({**found.about, **facts}, _tables(found), flags.json)
 
 
 def _tables(found: "Calibration") -> Any:
@@ -108,5 +111,6 @@ def _tables(found: "Calibration") -> Any:
         f"computed in {about['compute_dtype']}" + (f"; predicted {predicted:.3g}" if predicted is not None else ""),
         f"{hard} of {len(about['outliers'])} sides have a channel of 8 times the head's root mean square or more",
         f"asset: {found.asset} ({sum(found.seconds.values()):.0f} s)",
+        *([f"charts: {', '.join(found.charts)}"] if found.charts else ()),
     ]
     return Group(table, *lines)

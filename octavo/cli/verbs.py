@@ -22,6 +22,9 @@ _ALL = (
     Verb(
         "calibrate", "octavo.cli.calibrate:calibrate", "Measure what a cache needs to know, and write it as an asset."
     ),
+    Verb(
+        "export-scales", "octavo.cli.export_scales:export_scales", "Write an asset's scales as other engines read them."
+    ),
     Verb("plan", "octavo.cli.plan:plan", "What a model's KV cache costs, by arithmetic from its config alone."),
     Verb("demo", "octavo.cli.demo:demo", "The main job on the packaged model: two caches side by side."),
     Verb("env", "octavo.cli.env:env", "What this machine has: versions, cores, memory, devices, kernels."),

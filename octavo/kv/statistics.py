@@ -79,11 +79,11 @@ class StaticRule:
     granularity: str = "head"
     """layer: one scale for all heads (the first engines did so); head; channel"""
     symmetric: bool = True
+    margin: float = 1.0
+    """the range is made so much wider"""
     reach: str = "auto"
     """peak: all that was seen is in range; mse: so much of it that the squared error is least, rare numbers are
     clipped. auto: mse where a head has one scale, else peak: a layer's is as in the first engines"""
-    margin: float = 1.0
-    """the range is made so much wider"""
 
     def __post_init__(self) -> None:
         for name, have in (("granularity", ("layer", "head", "channel")), ("reach", ("auto", "peak", "mse"))):
@@ -96,7 +96,7 @@ class StaticRule:
 
 
 def static_scale(
-    low: "Tensor", high: "Tensor", clip: "Tensor | None", peak: float, rule: StaticRule
+    low: "Tensor", high: "Tensor", peak: float, rule: StaticRule, clip: "Tensor | None" = None
 ) -> "tuple[Tensor, Tensor]":
     """Ranges `[G, D]` -> scale and zero `[G, D]`, stored = (x - zero) / scale within +-peak.
 

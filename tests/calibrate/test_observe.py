@@ -69,11 +69,22 @@ def directly(found: list[Vectors], biased: bool) -> dict[str, Tensor]:
             f"{name}.turned.min": turned.amin(0), f"{name}.turned.max": turned.amax(0),
             f"{name}.first": torch.stack([part[0] for part in parts]).abs().amax(0).double(),
         }  # fmt: skip
+        want |= {f"{name}.clip": best_share(side), f"{name}.turned.clip": best_share(turned)}
         if name == "k":
             want |= {"k.mean": side.mean(0), "k.moment": torch.einsum("tgd,tge->gde", side, side) / len(side)}
     if found[0].k is not found[0].k_free:
         want["k.biased.absmax"] = torch.cat([vectors.k for vectors in found]).abs().amax(0).double()
     return want
+
+
+def best_share(side: Tensor) -> Tensor:
+    """The definition, by trying: of each head's absmax, the share at which quantizing to 255 levels errs least."""
+    found = []
+    for head in side.abs().transpose(0, 1).flatten(1):
+        reach = head.max() * torch.linspace(0.2, 1.0, 81, dtype=torch.float64)[:, None]
+        error = (head - reach).clamp_min(0).square().sum(1) + len(head) * (reach[:, 0] / 127) ** 2 / 12
+        found.append(0.2 + 0.01 * int(error.argmin()))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def run(model: DenseDecoder, folder, biased: bool = False, texts: list[Tensor] | None = None) -> dict[str, Tensor]:
@@ -86,7 +97,8 @@ def close(got: dict[str, Tensor], want: dict[str, Tensor], share: float) -> None
     assert got.keys() == want.keys()
     for name, tensor in want.items():
         error = (got[name].double() - tensor.double()).abs().max() / tensor.abs().max()
-        assert got[name].shape == tensor.shape and error <= share, f"{name}: off by {float(error):.1e}"
+        allowed = 0.03 if name.endswith(".clip") else share  # sizes are counted in bins of a 32nd of an octave
+        assert got[name].shape == tensor.shape and error <= allowed, f"{name}: off by {float(error):.1e}"
 
 
 @pytest.mark.parametrize("biased", [False, True])

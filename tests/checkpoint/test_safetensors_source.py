@@ -155,6 +155,17 @@ def test_pickles_are_refused(folder):
         open_checkpoint(str(folder))
 
 
-def test_kv_scales_beside_the_weights(folder):
-    rewrite(folder, lambda w: w.update({"model.layers.0.self_attn.k_scale": torch.ones(1)}))
+@pytest.mark.parametrize(
+    "leaf",
+    ["k_scale", "q_scale", "v_zero_point", "kv_scale", "k_proj.k_scale", "v_proj.v_scale", "q_proj.output_scale",
+     "k_proj.output_scale", "v_proj.output_zero_point"],
+)  # fmt: skip
+def test_kv_scales_beside_the_weights(folder, leaf):
+    rewrite(folder, lambda w: w.update({f"model.layers.0.self_attn.{leaf}": torch.ones(1)}))
     open_checkpoint(str(folder)).check()
+
+
+def test_a_scale_of_weights_is_no_kv_scale(folder):
+    rewrite(folder, lambda w: w.update({"model.layers.0.self_attn.k_proj.weight_scale": torch.ones(1)}))
+    with pytest.raises(CheckpointError, match=r"k_proj\.weight_scale"):
+        open_checkpoint(str(folder)).check()

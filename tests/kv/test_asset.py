@@ -44,6 +44,8 @@ def measured(seed: int = 0) -> dict[str, Tensor]:
             for low in (f"{side}.min", f"{side}.turned.min"):
                 tensors[f"layers.{layer}.{low}"] = -torch.rand(KV_HEADS, DIM, generator=draw)
         tensors |= {f"layers.{layer}.{name}": torch.rand(KV_HEADS, DIM, generator=draw) for name in names}
+        shares = ("k.clip", "k.turned.clip", "v.clip", "v.turned.clip")
+        tensors |= {f"layers.{layer}.{name}": 0.5 + 0.5 * torch.rand(KV_HEADS, generator=draw) for name in shares}
         for name in ("k.moment", "q.moment"):
             tensors[f"layers.{layer}.{name}"] = torch.rand(KV_HEADS, DIM, DIM, generator=draw)
     return tensors

@@ -95,7 +95,7 @@ def shared_by_heads(side: SideScales, where: str, reduce: bool) -> SideScales:
     if not reduce:
         raise BadValue(
             f"{where}: {side.kv_heads} heads with different scales must share one",
-            hint="pass reduce=True to take the widest range, or write compressed-tensors, which keeps them apart",
+            hint="pass reduce=True (--reduce) to take the widest range, or write compressed-tensors, with one each",
         )
     if side.zero is None:
         return SideScales(side.scale.max(keepdims=True))
