@@ -20,7 +20,7 @@ from octavo.kv.fit import balanced, rescaled, smoothed
 from octavo.kv.layout import PAGE_TOKENS
 from octavo.kv.plan import DEFAULT_DTYPE, KVPlan, LayerPlan, Rotate, SidePlan, check_width, dtype_name, parse_dtype
 from octavo.kv.pool import unfitted
-from octavo.kv.statistics import StaticRule, static_scale
+from octavo.kv.statistics import StaticRule, scheme_scale
 from octavo.kv.transform import PLAIN, ROTATION, SideTransform
 from octavo.models.moments import weight_moments
 from octavo.models.spec import ModelSpec
@@ -212,16 +212,10 @@ def _fit_key(
 def _static(
     cache: CachePlan, spec: ModelSpec, number: int, name: str, side: SidePlan, transform: SideTransform
 ) -> SideTransform:  # fmt: skip
-    peak = side.scheme.peak
-    assert peak is not None, f"{side.scheme.name} has no static scale"
     if cache.asset is not None:
         statistics, prefix = cache.asset.statistics, f"{name}.turned" if side.rotated else name
         low, high = statistics(number, f"{prefix}.min"), statistics(number, f"{prefix}.max")
-        if side.scheme.needs_scale:
-            scale, zero = static_scale(low, high, peak, cache.rule, statistics(number, f"{prefix}.clip"))
-        else:  # floating point: a power of two changes no mantissa, it only keeps clear of both ends of the exponents
-            scale, zero = static_scale(low, high, peak, replace(cache.rule, symmetric=True))
-            scale = scale.log2().ceil().exp2()
+        scale, zero = scheme_scale(side.scheme, low, high, cache.rule, statistics(number, f"{prefix}.clip"))
         return rescaled(transform, scale, zero, keys=name == "k")
     assert cache.scales is not None, "a static plan has an asset or declared scales"
     layer = cache.scales.layers[number]

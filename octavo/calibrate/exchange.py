@@ -31,7 +31,7 @@ from octavo.checkpoint.kv_scales import (
 from octavo.checkpoint.source import Source
 from octavo.kv.asset import PARAMS_FILE, PLAN_FILE, KVAsset, open_asset
 from octavo.kv.schemes import SCHEMES
-from octavo.kv.statistics import StaticRule, static_scale
+from octavo.kv.statistics import StaticRule, scheme_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,10 +121,8 @@ def asset_scales(asset: KVAsset, scheme: str = INT8_STATIC, shared: bool = False
 
 
 def _side(asset: KVAsset, layer: int, name: str, scheme: str, rule: StaticRule) -> SideScales:
-    peak = SCHEMES[scheme].peak
-    assert peak is not None, f"{scheme} has no static scale"
     low, high, clip = _range(asset, layer, name)
-    scale, zero = static_scale(low, high, peak, rule, clip if SCHEMES[scheme].needs_scale else None)
+    scale, zero = scheme_scale(SCHEMES[scheme], low, high, rule, clip)
     return SideScales(scale[:, 0].float().numpy(), None if rule.symmetric else zero[:, 0].float().numpy())
 
 

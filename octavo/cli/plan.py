@@ -30,7 +30,12 @@ class PlanOptions:
     batch_sizes: str = "8,16,32,48"
     """Batch sizes to give totals for."""
     kv_cache_dtype: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
-    """A cache scheme, or K,V pair; may be repeated. All of them if not given."""
+    """A cache scheme, K,V pair, or with an asset auto:24GiB, auto:5.5bit, auto:kl<0.01; may be repeated. All schemes
+    if not given."""
+    kv_asset: str | None = None
+    """The folder of a calibration, whose plan is listed too; one beside the weights is found; `off` looks for none."""
+    max_num_seqs: int = 64
+    """For auto:24GiB: how many of the longest sequences that is for."""
     kv_rotate: Rotate = "auto"
     """Whether K and V are rotated before they are stored; the bytes are the same."""
     dtype: str = "bfloat16"
@@ -43,6 +48,7 @@ class PlanOptions:
 def plan(options: PlanOptions) -> None:
     """What a model's KV cache costs, by arithmetic from its config alone."""
     from octavo.base.units import parse_bytes
+    from octavo.cli.plan_asset import given_plans
     from octavo.memory.report import PlanQuestion, memory_report
     from octavo.memory.tables import render
 
@@ -57,8 +63,9 @@ def plan(options: PlanOptions) -> None:
         weights_dtype=options.dtype,
         page_tokens=options.block_size,
     )
-    name, spec, stored_bytes = _shape_of(options.model)
-    report = memory_report(name, spec, question, stored_bytes)
+    name, spec, stored_bytes, folder = _shape_of(options.model)
+    givens = given_plans(options.kv_asset, folder, spec, question, options.max_num_seqs)
+    report = memory_report(name, spec, question, stored_bytes, givens)
     emit(report.as_dict(), render(report), options.json)
 
 
@@ -69,17 +76,17 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _shape_of(model: str) -> tuple[str, ModelSpec, int | None]:
-    """Name, spec and bytes on disk (None if there are no weights) of what the user named."""
+def _shape_of(model: str) -> tuple[str, ModelSpec, int | None, Path | None]:
+    """Name, spec, bytes on disk (None if there are no weights) and folder of what the user named."""
     from octavo.memory.shapes import SHAPES
 
     path = Path(model).expanduser()
     if model in SHAPES and not path.exists():
-        return model, SHAPES[model], None
+        return model, SHAPES[model], None, None
     if path.is_dir() and not any(path.glob("*.safetensors")) and not any(path.glob("*.gguf")):
         path = path / "config.json"
     if path.suffix == ".json":
-        return path.resolve().parent.name, _spec_of_config(path), None
+        return path.resolve().parent.name, _spec_of_config(path), None, path.parent
     from octavo.checkpoint import open_checkpoint
 
     try:
@@ -87,7 +94,8 @@ def _shape_of(model: str) -> tuple[str, ModelSpec, int | None]:
     except CheckpointError as error:
         near = difflib.get_close_matches(model, SHAPES, n=1, cutoff=0.6)
         raise type(error)(error.message, error.hint or (f"did you mean `{near[0]}`?" if near else None)) from error
-    return checkpoint.name, checkpoint.spec, checkpoint.weight_bytes
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    return checkpoint.name, checkpoint.spec, checkpoint.weight_bytes, folder
 
 
 def _spec_of_config(path: Path) -> ModelSpec:

@@ -25,7 +25,10 @@ from octavo.kv.statistics import KVStatistics, StaticRule, check_statistics
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "PARAMS_FILE", "PLAN_FILE", "KVAsset", "find_asset", "open_asset", "plan_layers", "write_asset"]
+__all__ = [
+    "FORMAT", "PARAMS_FILE", "PLAN_FILE", "KVAsset", "asset_plan", "find_asset", "open_asset", "plan_layers",
+    "read_about", "write_asset",
+]  # fmt: skip
 
 FORMAT = 1
 PLAN_FILE, PARAMS_FILE = "kv_plan.json", "kv_params.safetensors"
@@ -43,8 +46,7 @@ class KVAsset:
 
     @property
     def plan(self) -> KVPlan:
-        layers = tuple(_layer(layer) for layer in self.about["layers"])
-        return KVPlan(self.about["kv_cache_dtype"], layers, self.digest)
+        return asset_plan(self.about)
 
     @property
     def digest(self) -> str:
@@ -66,14 +68,26 @@ def find_asset(folder: Path) -> Path | None:
     return next((place for place in places if (place / PLAN_FILE).is_file()), None)
 
 
-def open_asset(path: str | Path) -> KVAsset:
-    """Read and check an asset. Raises AssetError that names the file and what is wrong with it."""
+def asset_plan(about: Mapping[str, Any]) -> KVPlan:
+    """The plan that kv_plan.json spells."""
+    layers = tuple(_layer(layer) for layer in about["layers"])
+    return KVPlan(about["kv_cache_dtype"], layers, about["params_sha256"])
+
+
+def read_about(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """An asset's folder and its kv_plan.json, checked by itself: for questions that need no numbers. Raises
+    AssetError."""
     folder = Path(path).expanduser()
     if folder.name == PLAN_FILE:
         folder = folder.parent
     if not (folder / PLAN_FILE).is_file():
         raise AssetError(f"no KV asset at `{path}`: {PLAN_FILE} is not there", hint="octavo calibrate makes one")
-    about = _read_plan(folder / PLAN_FILE)
+    return folder, _read_plan(folder / PLAN_FILE)
+
+
+def open_asset(path: str | Path) -> KVAsset:
+    """Read and check an asset. Raises AssetError that names the file and what is wrong with it."""
+    folder, about = read_about(path)
     file = folder / PARAMS_FILE
     if not file.is_file():
         raise AssetError(f"{folder}: {PARAMS_FILE} is missing", hint=_REDO)
@@ -127,7 +141,7 @@ def _read_plan(file: Path) -> dict[str, Any]:
         StaticRule(**about["static"])
     except (TypeError, ValueError) as error:
         raise AssetError(f"{file}: `static` is {about['static']}", hint=_REDO) from error
-    if "sensitivity" in about and not _whole(about["sensitivity"], shape["layers"]):
+    if about.get("sensitivity") is not None and not _whole(about["sensitivity"], shape["layers"]):
         raise AssetError(f"{file}: `sensitivity` is not whole", hint=_REDO)
     return about
 

@@ -14,15 +14,16 @@ own: attention sinks), after RoPE, keys as they are stored (without the model's 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from octavo.base.errors import AssetError, BadValue
+from octavo.kv.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["KVStatistics", "StaticRule", "check_statistics", "static_scale"]
+__all__ = ["KVStatistics", "StaticRule", "check_statistics", "scheme_scale", "static_scale"]
 
 _VECTORS = (
     "k.min", "k.max", "k.absmax", "k.rms", "k.mean", "k.turned.min", "k.turned.max", "k.first", "v.min", "v.max",
@@ -112,3 +113,15 @@ def static_scale(
         zero, reach = (low + high) / 2, (high - low) / 2
     reach = (reach * rule.margin).clamp_min(1e-8)
     return (reach / peak).contiguous(), zero.contiguous()
+
+
+def scheme_scale(
+    scheme: Scheme, low: "Tensor", high: "Tensor", rule: StaticRule, clip: "Tensor | None" = None
+) -> "tuple[Tensor, Tensor]":
+    """As `static_scale`, for what `scheme` stores. A floating-point one gets powers of two around zero, which change no
+    mantissa and only keep clear of both ends of the exponents; nothing of it is clipped."""
+    assert scheme.peak is not None, f"{scheme.name} has no static scale"
+    if scheme.needs_scale:
+        return static_scale(low, high, scheme.peak, rule, clip)
+    scale, zero = static_scale(low, high, scheme.peak, replace(rule, symmetric=True))
+    return scale.log2().ceil().exp2(), zero

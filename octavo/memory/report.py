@@ -1,17 +1,19 @@
 """The answer of `octavo plan`: a value first (`as_dict` is its JSON), a table for people second."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from octavo.base.errors import BadValue
 from octavo.kv.layout import PAGE_TOKENS
-from octavo.kv.plan import Rotate, uniform_plan
+from octavo.kv.plan import KVPlan, Rotate, uniform_plan
 from octavo.kv.schemes import SCHEMES
 from octavo.memory.law import MemoryLaw, memory_law, weight_bytes
 from octavo.models.spec import ModelSpec
 
-__all__ = ["BASELINE", "MemoryReport", "PlanQuestion", "SchemeRow", "default_dtypes", "memory_report"]
+__all__ = [
+    "BASELINE", "GivenPlan", "Givens", "MemoryReport", "PlanQuestion", "SchemeRow", "default_dtypes", "memory_report",
+]  # fmt: skip
 
 BASELINE = "bf16"
 """the scheme that ratios compare with"""
@@ -54,6 +56,23 @@ class PlanQuestion:
 
 
 @dataclass(frozen=True)
+class GivenPlan:
+    """A plan that is not the same in every layer, and what is known of its divergence from the exact cache."""
+
+    plan: KVPlan
+    kl_measured: float | None = None
+    kl_predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class Givens:
+    """Plans by the name they go under, and the asset they come from: its path, model and text of measurement."""
+
+    plans: Mapping[str, GivenPlan] = field(default_factory=dict)
+    asset: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class SchemeRow:
     """What one choice of cache costs."""
 
@@ -70,6 +89,8 @@ class SchemeRow:
     """bytes per token over the baseline's: 0.5 is half"""
     total_bytes: dict[str, int]
     """batch size -> weights + that many sequences"""
+    kl_measured: float | None = None
+    kl_predicted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,7 @@ class MemoryReport:
     memory_bytes: int
     page_tokens: int
     schemes: tuple[SchemeRow, ...]
+    asset: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,20 +120,28 @@ def default_dtypes(head_dim: int) -> tuple[str, ...]:
     return tuple(sorted(sizes, key=lambda name: -sizes[name]))
 
 
-def memory_report(name: str, spec: ModelSpec, question: PlanQuestion, stored_bytes: int | None = None) -> MemoryReport:
-    """The memory law of `spec` for every scheme asked about. `stored_bytes`: the checkpoint's size on disk if known."""
+def memory_report(
+    name: str, spec: ModelSpec, question: PlanQuestion, stored_bytes: int | None = None, givens: Givens | None = None
+) -> MemoryReport:  # fmt: skip
+    """The memory law of `spec` for every scheme asked about. `stored_bytes`: the checkpoint's size on disk if known.
+    `givens`: plans that the question may name; those that it does not come last."""
     tokens, limit = question.lengths(spec)
-    weights = weight_bytes(spec, question.weights_dtype)
+    weights, givens = weight_bytes(spec, question.weights_dtype), givens or Givens()
     baseline = memory_law(spec, uniform_plan(BASELINE, spec.layers, spec.head_dim), question.page_tokens)
     rows = []
-    for dtype in question.dtypes or _possible(spec):
-        plan = uniform_plan(dtype, spec.layers, spec.head_dim, question.rotate)
+    for dtype in dict.fromkeys([*(question.dtypes or _possible(spec)), *givens.plans]):
+        given = givens.plans.get(dtype)
+        plan = given.plan if given else uniform_plan(dtype, spec.layers, spec.head_dim, question.rotate)
         law = memory_law(spec, plan, question.page_tokens, fixed_bytes=weights)
         ratio = law.bytes_per_token / baseline.bytes_per_token
-        rows.append(_row(plan.name, plan.describe(), law, ratio, question, (tokens, limit)))
+        row = _row(dtype if given else plan.name, plan.describe(), law, ratio, question, (tokens, limit))
+        known = (given.kl_measured, given.kl_predicted) if given else (None, None)
+        rows.append(replace(row, kl_measured=known[0], kl_predicted=known[1]))
     shape = {"name": name, **{field: getattr(spec, field) for field in _SHAPE_FIELDS}}
     stored = {"dtype": question.weights_dtype, "bytes": weights, "stored_bytes": stored_bytes}
-    return MemoryReport(shape, stored, tokens, limit, question.memory_bytes, question.page_tokens, tuple(rows))
+    return MemoryReport(
+        shape, stored, tokens, limit, question.memory_bytes, question.page_tokens, tuple(rows), givens.asset
+    )
 
 
 _SHAPE_FIELDS = (

@@ -35,6 +35,8 @@ def _headline(report: MemoryReport) -> Text:
         f"memory: {format_bytes(report.memory_bytes)}; pages of {report.page_tokens} tokens; "
         f"sequences of {report.tokens:,} tokens (the model's limit here: {report.max_model_len:,})",
     ]
+    if report.asset:
+        lines.append(f"asset: {report.asset['path']}, calibrated on {report.asset['model']}")
     if report.weights["bytes"] > report.memory_bytes:
         lines.append("the weights alone do not fit")
     return Text("\n".join(lines) + "\n")
@@ -63,6 +65,23 @@ def _totals(report: MemoryReport) -> Table:
     return table
 
 
+def _divergence(report: MemoryReport) -> list[RenderableType]:
+    """What is known of the plans that come from an asset; nothing where there is none."""
+    known = [row for row in report.schemes if row.kl_measured is not None or row.kl_predicted is not None]
+    if not known:
+        return []
+    table = _table("KL to the exact cache, nats", "measured", "predicted")
+    for row in known:
+        table.add_row(row.dtype, _kl_cell(row.kl_measured), _kl_cell(row.kl_predicted))
+    text = report.asset["measured_on"] if report.asset else None
+    return [Text(), table, *([Text(f"measured on {text}")] if text else [])]
+
+
+def _kl_cell(kl: float | None) -> str:
+    return "-" if kl is None else f"{kl:.2g}"
+
+
 def render(report: MemoryReport) -> RenderableType:
-    """Three lines about the model, then what each scheme costs and what fits, then totals by batch size."""
-    return Group(_headline(report), _cost(report), Text(), _totals(report))
+    """Lines about the model, then what each scheme costs and what fits, what is known of divergences, then totals by
+    batch size."""
+    return Group(_headline(report), _cost(report), *_divergence(report), Text(), _totals(report))

@@ -36,6 +36,7 @@ def tensors(biased: bool = False) -> dict[str, torch.Tensor]:
             for prefix in (side, f"{side}.turned"):
                 found[f"layers.{layer}.{prefix}.min"] = uniform(-3, -1, HEADS, WIDTH)
                 found[f"layers.{layer}.{prefix}.max"] = uniform(2, 5, HEADS, WIDTH)
+                found[f"layers.{layer}.{prefix}.clip"] = torch.ones(HEADS)
         if biased:
             found[f"layers.{layer}.k.biased.absmax"] = uniform(50, 60, HEADS, WIDTH)
     return found

@@ -36,7 +36,7 @@ SMALL = CalibrateOptions(model="", out="", samples=4, seqlen=64, sensitivity_tok
 
 def run(model: str, out: Path, progress: Callable[..., Any] = lambda *step: None, **changes: Any) -> Calibration:
     """A small calibration on the bundled text."""
-    return calibrate(replace(SMALL, model=model, out=str(out), **changes), progress)
+    return calibrate(replace(SMALL, model=model, out=str(out), charts=False, **changes), progress)
 
 
 def files(folder: Path) -> dict[str, bytes]:

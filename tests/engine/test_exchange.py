@@ -16,6 +16,7 @@ from octavo.calibrate.run import CalibrateOptions, calibrate
 from octavo.checkpoint.kv_scales import find_kv_scales
 from octavo.engine.llm import LLM
 from octavo.kv.asset import open_asset
+from octavo.kv.statistics import StaticRule
 
 EXACT = {"dtype": "float32", "kv_cache_memory": "2048tok"}
 KINDS = {
@@ -46,7 +47,7 @@ def by_layer(asset: str, folder: Path) -> str:
     """The asset, with one static scale for all heads of a layer."""
     shutil.copytree(asset, folder)
     about = json.loads((folder / "kv_plan.json").read_text())
-    about["static"]["granularity"] = "layer"
+    about["static"] |= {"granularity": "layer", "reach": "mse"}
     (folder / "kv_plan.json").write_text(json.dumps(about))
     return str(folder)
 
@@ -123,7 +124,8 @@ def test_keys_with_a_bias(biased_checkpoint, readable, tmp_path, windows):
     for bias_free in ("auto", "off"):
         options = CalibrateOptions(
             model=folder, out=str(tmp_path / bias_free), data=str(tmp_path / "text.txt"), samples=4, seqlen=128,
-            sensitivity_tokens=64, dtype="float32", charts=False, cache=CacheOptions(kv_bias_free=bias_free),
+            sensitivity_tokens=64, dtype="float32", charts=False, static=StaticRule(reach="peak"),
+            cache=CacheOptions(kv_bias_free=bias_free),
         )  # fmt: skip
         calibrate(options, lambda *step: None)
         out = str(tmp_path / f"{bias_free}-out")
