@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from octavo.base.errors import CapacityError
 from octavo.base.log import log
 from octavo.calibrate.cache_plan import CacheOptions, CachePlan, Transforms, make_transforms, plan_for
 from octavo.calibrate.divergence import Divergence
@@ -78,7 +79,10 @@ def choose(bench: Bench, wishes: CacheOptions, windows: Sequence[Tensor]) -> tup
         if found.kl_mean <= allowed:
             return cache, found
         aim *= 0.9 * allowed / found.kl_mean
-        tighter = bench.plan(replace(wishes, kv_cache_dtype=f"auto:kl<{aim:.6g}"))
+        try:
+            tighter = bench.plan(replace(wishes, kv_cache_dtype=f"auto:kl<{aim:.6g}"))
+        except CapacityError:  # no plan is predicted to be that good
+            break
         cache = replace(cache, plan=replace(tighter.plan, name=cache.plan.name))
         found = bench.measure(cache, windows)
     if found.kl_mean > allowed:

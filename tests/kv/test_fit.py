@@ -116,6 +116,21 @@ def test_balance_is_the_least_of_all(dim):
         assert (least <= loss(best @ nudge.double(), keys, queries) * (1 + 1e-6)).all(), f"beaten by a nudge of {size}"
 
 
+@pytest.mark.parametrize("turned", [64, 32])
+def test_smoothing_is_the_least_of_its_kind(turned):
+    """Of all diagonals that leave the two dimensions of a RoPE pair alike."""
+    keys, queries = moment(3, 64, 1), moment(3, 64, 2)
+    side = smoothed(keys, queries, turned)
+    assert side.matrix is not None
+    least = loss(side.matrix.double(), keys, queries)
+    draw = torch.Generator().manual_seed(turned)
+    for size in (0.01, 0.1, 1.0):
+        factors = (size * torch.randn(50, 1, 64, generator=draw)).exp().double()
+        factors[..., turned // 2 : turned] = factors[..., : turned // 2]
+        others = loss(factors[..., None] * side.matrix.double(), keys, queries)
+        assert (least <= others * (1 + 1e-5)).all(), f"beaten by a nudge of {size}"
+
+
 @pytest.mark.parametrize("dim", WIDTHS)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_stored_keys_keep_their_mean_square(dim, scale):
@@ -180,6 +195,17 @@ def test_all_that_was_seen_fits(base, granularity, symmetric, margin):
         torch.testing.assert_close(stored, (turned - zero) / scale, rtol=1e-4, atol=1e-3)
         reached = stored.abs().amax() * margin / PEAK
         assert 0.9999 < reached < 1.0001, f"the largest stored number is {float(reached):.5f} of what is allowed"
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_scale_on_top_of_a_scale(keys):
+    """Stored is (what was stored before - zero) / scale, whatever that was."""
+    seen, draw = vectors(50, 2, 16, 1), torch.Generator().manual_seed(3)
+    side = ROTATION
+    for _ in range(3):
+        scale, zero = torch.rand(2, 16, generator=draw) + 0.5, torch.randn(2, 16, generator=draw)
+        before, side = side.stored(seen), rescaled(side, scale, zero, keys=keys)
+        torch.testing.assert_close(side.stored(seen), (before - zero) / scale, rtol=1e-4, atol=1e-4)
 
 
 def test_one_constant_channel_has_a_scale():
