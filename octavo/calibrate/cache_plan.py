@@ -73,25 +73,37 @@ def plan_for(
     options: CacheOptions, spec: ModelSpec, asset: KVAsset | None, scales: KVScales | None = None
 ) -> CachePlan:  # fmt: skip
     """As `choose_plan`, with what was found beside the weights given."""
-    wanted, origin = options.kv_cache_dtype, "asked for"
-    if wanted == "auto":
-        if asset is not None:
-            return CachePlan(asset.plan, asset, source=f"asset {asset.path}")
-        wanted, origin = (scales.scheme, f"checkpoint ({scales.origin})") if scales else (DEFAULT_DTYPE, "default")
-    names = [wanted] * spec.layers
-    if wanted.startswith("auto:"):
-        if asset is None:
-            raise UsageError(
-                f"`{wanted}` needs a calibration with sensitivities, and there is none for this model",
-                hint="run octavo calibrate --sensitivity and give its folder with --kv-asset",
-            )
-        tokens = (options.max_model_len or spec.max_position) * options.max_num_seqs
-        names = list(solved_dtypes(parse_budget(wanted.removeprefix("auto:")), asset, options.block_size, tokens))
-        origin = f"solved from {asset.path}"
+    free = (options.kv_rotate, options.kv_bias_free, options.kv_balance) == ("auto",) * 3
+    if options.kv_cache_dtype == "auto" and asset is not None and free:
+        return CachePlan(asset.plan, asset, source=f"asset {asset.path}")
+    label, names, origin = _schemes(options, spec, asset, scales)
     layers = tuple(_layer(options, spec, name, asset, scales) for name in names)
-    label = wanted if wanted.startswith("auto:") else dtype_name(wanted)
     digest = asset.digest if asset else (f"weights, balance {options.kv_balance}" if _any_fitted(layers) else "")
     return CachePlan(KVPlan(label, layers, digest), asset, scales, origin)
+
+
+def _schemes(
+    options: CacheOptions, spec: ModelSpec, asset: KVAsset | None, scales: KVScales | None
+) -> tuple[str, list[str], str]:
+    """What the plan is called, the scheme or K,V pair of every layer, and who says so."""
+    wanted = options.kv_cache_dtype
+    if wanted == "auto" and asset is not None:  # its schemes, with the options that were asked for
+        names = [f"{layer.key.scheme.name},{layer.value.scheme.name}" for layer in asset.plan.layers]
+        return asset.plan.name, names, f"asset {asset.path}"
+    if wanted == "auto" and scales is not None:
+        return scales.scheme, [scales.scheme] * spec.layers, f"checkpoint ({scales.origin})"
+    if wanted == "auto":
+        return DEFAULT_DTYPE, [DEFAULT_DTYPE] * spec.layers, "default"
+    if not wanted.startswith("auto:"):
+        return dtype_name(wanted), [wanted] * spec.layers, "asked for"
+    if asset is None:
+        raise UsageError(
+            f"`{wanted}` needs a calibration with sensitivities, and there is none for this model",
+            hint="run octavo calibrate --sensitivity and give its folder with --kv-asset",
+        )
+    tokens = (options.max_model_len or spec.max_position) * options.max_num_seqs
+    names = list(solved_dtypes(parse_budget(wanted.removeprefix("auto:")), asset, options.block_size, tokens))
+    return wanted, names, f"solved from {asset.path}"
 
 
 def _any_fitted(layers: tuple[LayerPlan, ...]) -> bool:

@@ -110,7 +110,8 @@ def asset_scales(asset: KVAsset, scheme: str = INT8_STATIC, shared: bool = False
     `scheme`: int8-static, or fp8, whose ranges are symmetric whatever the asset's rule."""
     rule = StaticRule(**asset.about["static"])
     if shared or rule.granularity == "channel":  # no format has a scale for each channel
-        rule = replace(rule, granularity="layer" if shared else "head")
+        reach = "mse" if (rule.granularity, rule.reach) == ("head", "auto") else rule.reach
+        rule = replace(rule, granularity="layer" if shared else "head", reach=reach)
     if scheme == FP8:
         rule = replace(rule, symmetric=True)
     layers = (

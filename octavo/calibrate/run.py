@@ -26,7 +26,7 @@ from octavo.checkpoint import open_checkpoint
 from octavo.checkpoint.fingerprint import fingerprint
 from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
-from octavo.kv.asset import FORMAT, PLAN_FILE, KVAsset, plan_layers, write_asset
+from octavo.kv.asset import FORMAT, PLAN_FILE, KVAsset, check_writable, plan_layers, write_asset
 from octavo.kv.plan import parse_dtype
 from octavo.kv.statistics import StaticRule, check_statistics
 from octavo.memory.law import memory_law
@@ -85,6 +85,7 @@ class Calibration:
 def calibrate(options: CalibrateOptions, progress: Progress) -> Calibration:
     """Run it all and write the asset. Interrupted runs go on where they were. Raises OctavoError."""
     begin = time.perf_counter()
+    check_writable(Path(options.out))
     source = open_checkpoint(options.model)
     source.check()
     corpus, tokenizer = open_corpus(options.data), source.tokenizer()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "FORMAT", "PARAMS_FILE", "PLAN_FILE", "KVAsset", "asset_plan", "find_asset", "open_asset", "plan_layers",
-    "read_about", "write_asset",
+    "FORMAT", "PARAMS_FILE", "PLAN_FILE", "KVAsset", "asset_plan", "check_writable", "find_asset", "open_asset",
+    "plan_layers", "read_about", "write_asset",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -212,6 +212,17 @@ def write_asset(folder: Path, about: Mapping[str, Any], statistics: "Mapping[str
         if isinstance(error, ValueError):
             raise
         raise AssetError(f"cannot write the KV asset to {folder}: {error}", hint="is the disk full?") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work rather than after it. Raises AssetError."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AssetError(f"cannot write the KV asset to {folder}: {error}", hint="name another --out") from error
 
 
 def _file_digest(file: Path) -> str:

@@ -48,7 +48,7 @@ def seen(bias_free: bool = True) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("granularity", ["layer", "head", "channel"])
 def test_static_scales_reach_to_what_was_seen(tmp_path, rotate, bias_free, symmetric, granularity):
-    found = asset(tmp_path, StaticRule(granularity, symmetric), biased=bias_free == "off")
+    found = asset(tmp_path, StaticRule(granularity, symmetric, reach="peak"), biased=bias_free == "off")
     pair = transforms(found, kv_cache_dtype="int8-static", kv_rotate=rotate, kv_bias_free=bias_free)
     _, keys, values = seen(bias_free == "auto")
     for side, vectors in zip(pair, (keys, values), strict=True):
@@ -59,7 +59,7 @@ def test_static_scales_reach_to_what_was_seen(tmp_path, rotate, bias_free, symme
 
 
 def test_margin(tmp_path):
-    pair = transforms(asset(tmp_path, StaticRule(margin=2.0)), kv_cache_dtype="int8-static")
+    pair = transforms(asset(tmp_path, StaticRule(margin=2.0, reach="peak")), kv_cache_dtype="int8-static")
     for side, vectors in zip(pair, seen()[1:], strict=True):
         assert side.stored(vectors).abs().max() == pytest.approx(63.5, rel=1e-4)
 

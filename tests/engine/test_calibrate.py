@@ -120,13 +120,12 @@ def test_an_engine_takes_the_plan_of_its_asset(exact, plain_asset):
     assert exact.with_cache(kv_asset=plain_asset, kv_cache_dtype="int4").cache.dtype == "int4"
 
 
-@pytest.mark.xfail(strict=True, reason="with kv_cache_dtype=auto the asset's plan is taken and kv_rotate is ignored")
-def test_an_option_beside_an_asset_is_followed_or_refused(exact, plain_asset):
-    try:
-        cache = exact.with_cache(kv_asset=plain_asset, kv_cache_dtype="auto", kv_rotate="off").cache
-    except UsageError:
-        return
-    assert "rotation" not in cache.plan
+def test_an_option_beside_an_asset_is_followed(exact, plain_asset):
+    cache = exact.with_cache(kv_asset=plain_asset, kv_cache_dtype="auto", kv_rotate="off").cache
+    assert (
+        "rotation" not in cache.plan
+        and cache.dtype == exact.with_cache(kv_asset=plain_asset, kv_cache_dtype="auto").cache.dtype
+    )
 
 
 def test_an_asset_beside_the_weights_is_found(readable, plain_asset, tmp_path):
