@@ -1,7 +1,7 @@
 """The verb `calibrate`: what a cache needs to know of a model, measured on text, written as an asset."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -48,7 +48,7 @@ class CalibrateFlags:
     """Static schemes: everything seen is in range (peak), or what gives the least squared error (mse)."""
     margin: float = 1.0
     """Static schemes: how much wider the range is made."""
-    kv_rotate: Rotate = "auto"
+    kv_rotate: Annotated[Rotate, Parameter(name=("--kv-rotate", "--rotate"))] = "auto"
     kv_bias_free: Rotate = "auto"
     kv_balance: str = "auto"
     max_model_len: int | None = None
