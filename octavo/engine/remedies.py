@@ -32,10 +32,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Remedy:
-    """`apply` returns the changed plan, or None where there is nothing left to change."""
+    """`apply` returns the changed plan, or None where there is nothing left to change. Its name takes the place of one
+    that has `replaces` in it."""
 
     name: str
     apply: Callable[[CachePlan], CachePlan | None]
+
+    @property
+    def replaces(self) -> str:
+        return self.name.split(" in ")[0]
 
 
 def remedies(spec: ModelSpec, asked: Asked, divergence: Sequence[float]) -> Iterator[Remedy]:

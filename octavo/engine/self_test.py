@@ -138,7 +138,7 @@ def _repaired(
         log.warning("self-test: %s: KL %.2g", remedy.name, now.kl_mean)
         if now.kl_mean < best_found.kl_mean or not math.isfinite(best_found.kl_mean):
             best, best_found = tried, now
-            changes.append(remedy.name)
+            changes = [change for change in changes if remedy.replaces not in change] + [remedy.name]
         if best_found.kl_mean <= threshold:
             return best, best_found, tuple(changes)
     named = sorted(range(len(layers[0])), key=lambda n: -max(layers[0][n], layers[1][n]))[:_NAMED]
