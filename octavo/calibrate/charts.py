@@ -111,8 +111,10 @@ def _pareto(about: Mapping[str, Any]) -> "Figure":
     axes.plot(*_columns(points), "-", drawstyle="steps-post", color=_COLOURS[0], label="best plans, layer by layer")
     uniform = {name: point for name, point in uniform_points(*given).items() if point[1] > 0}
     axes.plot(*_columns(uniform.values()), "s", color=_COLOURS[1], label="the same in every layer (K,V)")
-    for name, (size, kl) in uniform.items():
-        axes.annotate(name, (size, kl), xytext=(7, 5), textcoords="offset points", fontsize=9)
+    for name, point in uniform.items():
+        crowded = any(_is_close_to_the_right(point, other) for other in uniform.values())
+        offset, align = ((6, 9), "right") if crowded else ((7, 5), "left")
+        axes.annotate(name, point, xytext=offset, ha=align, textcoords="offset points", fontsize=9)
     _mark_chosen(axes, about)
     axes.set(xlabel="bytes per token", ylabel="KL to the exact cache (nats)", yscale="log")
     axes.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
@@ -120,6 +122,10 @@ def _pareto(about: Mapping[str, Any]) -> "Figure":
     axes.set_title(f"{about['model']}: bytes against divergence")
     axes.legend()
     return figure
+
+
+def _is_close_to_the_right(point: tuple[float, float], other: tuple[float, float]) -> bool:
+    return 1 < other[0] / point[0] < 1.15 and 0.7 < other[1] / point[1] < 1.4
 
 
 def _mark_chosen(axes: "Axes", about: Mapping[str, Any]) -> None:
