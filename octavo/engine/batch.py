@@ -62,10 +62,12 @@ def _wanted(rows: tuple[Row, ...], starts: np.ndarray) -> tuple[list[int], tuple
     for index, row in enumerate(rows):
         first = int(starts[index])
         if row.request.wants_prompt and row.request.computed < len(row.request.prompt):
-            mine = range(first, first + row.count)
+            mine = range(first + max(0, row.request.score_from - row.request.computed), first + row.count)
         elif row.completes:
             mine = range(first + row.count - 1, first + row.count)
         else:
+            continue
+        if not mine:
             continue
         wanted += mine
         readers.append((row.request, len(mine)))

@@ -65,12 +65,15 @@ class Engine:
 
     def add(
         self, request_id: str, prompt: Sequence[int], params: SamplingParams, *, scores: bool = False, salt: str = "",
-        reads_prefix: bool = True,
+        reads_prefix: bool = True, score_from: int = 0,
     ) -> Request:  # fmt: skip
-        """Queue a request. Raises RequestError or CapacityError, and then nothing of it is kept."""
+        """Queue a request. `scores`: it wants the log-probabilities of its prompt's positions from `score_from` on and
+        no new token. Raises RequestError or CapacityError, and then nothing of it is kept."""
         if request_id in self.requests:
             raise RequestError(f"request id `{request_id}` is in use")
         tokens = self._check_prompt(prompt, scores)
+        if not 0 <= score_from < len(tokens):
+            raise RequestError(f"score_from {score_from} is no position of a prompt of {len(tokens)} tokens")
         self._check_params(params)
         longest = min(self.limits.max_model_len, self.limits.capacity_tokens)
         wanted = longest if params.max_tokens is None else len(tokens) + params.max_tokens
@@ -79,7 +82,7 @@ class Engine:
         request = Request(
             request_id, tokens, params, self._arrivals, min(wanted, longest), seed,
             root_key(self.runner.pool.plan.fingerprint(), salt), scores, self._text_stream(tokens, params),
-            reads_prefix,
+            reads_prefix, score_from,
         )  # fmt: skip
         self.requests[request_id] = request
         self.scheduler.add(request)
@@ -114,9 +117,10 @@ class Engine:
         begin = 0
         for request, count in readers:
             rows = logits[begin : begin + count]
-            self._record_prompt(request, rows, first_position[request] if count > 1 or request.wants_prompt else -1)
+            first = max(first_position[request], request.score_from)
+            self._record_prompt(request, rows, first if count > 1 or request.wants_prompt else -1)
             if self.on_logits is not None:
-                start = first_position[request] if request.wants_prompt else request.computed - 1
+                start = first if request.wants_prompt else request.computed - 1
                 for offset, row in enumerate(rows):
                     self.on_logits(request, start + offset, row)
             if request in completes and request.scores:
@@ -135,7 +139,9 @@ class Engine:
         if not request.wants_prompt or position < 0:
             return
         logprobs = rows.log_softmax(-1)
-        done = sum(len(part) for part in request.scored) if request.scores else len(request.prompt_logprobs)
+        done = len(request.prompt_logprobs)
+        if request.scores:
+            done = request.score_from + sum(len(part) for part in request.scored)
         last = len(request.prompt) - (0 if request.scores else 1)
         keep = logprobs[max(done - position, 0) : max(last - position, 0)]
         if request.scores:

@@ -163,17 +163,25 @@ class LLM:
         finally:
             self.engine.abort(request_id)
 
-    def score(self, prompts: Sequence[int] | Sequence[Sequence[int]]) -> Any:
+    def score(self, prompts: Sequence[int] | Sequence[Sequence[int]], first: int | Sequence[int] = 0) -> Any:
         """Log-probabilities of what follows each position, through the cache: fp32 `[T, V]` for token ids `[T]`.
 
-        Row t is the distribution of token t + 1 given tokens 0..t. A list of sequences gives a list of tensors.
+        Row t is the distribution of token t + 1 given tokens 0..t; rows before `first` are left out (one number, or one
+        for each sequence), and what comes before them may be read from shared pages. A list of sequences gives a list
+        of tensors.
         """
         plain = _plain(prompts)
         single = not plain or isinstance(plain[0], int)
         many: list[Any] = [plain] if single else plain
+        starts = [first] * len(many) if isinstance(first, int) else list(first)
+        if len(starts) != len(many):
+            raise BadValue(f"{len(many)} sequences and {len(starts)} first positions: give one for all or one each")
         params = SamplingParams(max_tokens=1)
         try:
-            jobs = [self.engine.add(self._next_id(), list(ids), params, scores=True) for ids in many]
+            jobs = [
+                self.engine.add(self._next_id(), list(ids), params, scores=True, score_from=start)
+                for ids, start in zip(many, starts, strict=True)
+            ]
             for _ in self._drive():
                 pass
         except BaseException:

@@ -67,6 +67,8 @@ class Request:
     """a scoring request wants the log-probabilities of its whole prompt, and no new token"""
     text: "TextStream | None" = None
     reads_prefix: bool = True
+    score_from: int = 0
+    """the first prompt position whose log-probabilities a scoring request wants"""
     tokens: list[int] = field(init=False)
     pages: list[int] = field(default_factory=list)
     computed: int = 0
@@ -103,7 +105,7 @@ class Request:
 
     @property
     def wants_prompt(self) -> bool:
-        """Whether logits of prompt positions are wanted (so a prefix hit would lose some)."""
+        """Whether logits of prompt positions from `score_from` on are wanted (a prefix hit would lose earlier ones)."""
         return self.scores or self.params.prompt_logprobs is not None
 
     def keys(self, count: int, page_tokens: int) -> Sequence[Key]:

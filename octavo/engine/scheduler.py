@@ -128,9 +128,10 @@ class Scheduler:
     def _match(self, request: Request) -> tuple[int, ...]:
         """Pages of the longest known prefix; at least one token is left to run, since its logits are wanted."""
         prefix = self.pages.prefix
-        if prefix is None or not request.reads_prefix or request.wants_prompt:
+        if prefix is None or not request.reads_prefix:
             return ()
-        full = (len(request.tokens) - 1) // self.limits.page_tokens
+        last = min(len(request.tokens) - 1, request.score_from) if request.wants_prompt else len(request.tokens) - 1
+        full = last // self.limits.page_tokens
         hit = prefix.match(request.keys(full, self.limits.page_tokens))
         return hit.pages if hit else ()
 

@@ -235,3 +235,16 @@ def test_a_stored_nan_is_named_in_debug_mode(checkpoint):
 
     with pytest.raises(OctavoError, match="layer 1, kv head 0: the key"):
         llm.generate([[4, 5, 6]], GREEDY)
+
+
+def test_scores_of_the_end_alone(tiny, prompts):
+    """Rows from `first` on are those of the whole, whatever was shared before them."""
+    whole = tiny.score(prompts[4])
+    llm = tiny.with_cache(kv_cache_dtype="fp32", debug=True, max_num_batched_tokens=64, block_size=8)
+    for first in (0, 1, 40, 64):
+        for _ in range(2):  # the second time the start is in the prefix index
+            tail = llm.score([prompts[4], prompts[3]], first=[first, min(first, 63)])[0]
+            assert tail.shape == (65 - first, 320)
+            assert (tail - whole[first:]).abs().max() <= 1e-4
+    with pytest.raises(RequestError, match="score_from 65 is no position"):
+        llm.score(prompts[4], first=65)
