@@ -201,7 +201,7 @@ def test_interrupt(verb, capsys):
 
 def test_interrupt_by_signal():
     code = (
-        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # shells turn it off for jobs
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # shells ignore it in jobs
         "from octavo.cli import frame;"
         "frame._run = lambda tokens: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(9);"
         "sys.exit(frame.main([]))"
