@@ -18,7 +18,7 @@ from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import check_finite, store
 from octavo.kv.pool import PagePool
 from octavo.models.bias_free import bias_correction
-from octavo.models.linear import Linear
+from octavo.models.linear import Linear, pad_rows
 from octavo.models.rope import rope_tables
 from octavo.models.spec import ModelSpec
 
@@ -103,6 +103,10 @@ class DenseDecoder:
         self.spec = spec
         self.rope = rope_tables(spec.rope, max_positions, device)
         self.embedding = load("model.embed_tokens.weight")
+        head = pad_rows(self.embedding if spec.tied_embeddings else load("lm_head.weight"))
+        if spec.tied_embeddings:  # one tensor still where the head is padded: the embedding is the rows that are real
+            self.embedding = head[: spec.vocab_size]
+        self.head = Linear(head, out_features=spec.vocab_size)
         self.blocks = [
             (
                 load(f"model.layers.{layer}.input_layernorm.weight"),
@@ -113,7 +117,6 @@ class DenseDecoder:
             for layer in range(spec.layers)
         ]
         self.norm = load("model.norm.weight")
-        self.head = Linear(self.embedding if spec.tied_embeddings else load("lm_head.weight"))
 
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits fp32 `[len(wanted), vocab]` at the wanted indices.
