@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from octavo.kernels.activation import silu_mul
 from octavo.kernels.attention import attend
+from octavo.kernels.norm import add_norm, norm
+from octavo.kernels.norm.reference import rms_norm
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import check_finite, store
 from octavo.kv.pool import PagePool
 from octavo.models.bias_free import bias_correction
-from octavo.models.linear import Linear
+from octavo.models.linear import Linear, pad_rows
 from octavo.models.rope import rope_tables
 from octavo.models.spec import ModelSpec
 
@@ -53,15 +56,15 @@ class Attention:
         self.norms = [load(f"{name}{side}_norm.weight") for side in "qk"] if spec.qk_norm else None
         self.sizes = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
 
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, hidden: Tensor, impl: str = "reference") -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states `[T, width]` -> q `[T, H, D]`, k and v `[T, G, D]` before RoPE; k without `key_bias`."""
         q, k, v = (side.unflatten(1, (-1, self.spec.head_dim)) for side in self.qkv(hidden).split(self.sizes, dim=1))
         if self.norms is not None:
-            q, k = (rms_norm(x, weight, self.spec.norm_eps) for x, weight in zip((q, k), self.norms, strict=True))
+            q, k = (norm(x, weight, self.spec.norm_eps, impl) for x, weight in zip((q, k), self.norms, strict=True))
         return q, k, v
 
     def __call__(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
-        q, k, v = self.project(hidden)
+        q, k, v = self.project(hidden, step.impl)
         pages = step.pool.layers[self.layer]
         if step.check_finite:
             check_finite(k, v, self.layer)
@@ -89,9 +92,8 @@ class Mlp:
         )
         self.down = Linear(load(f"{name}down_proj.weight"), biases("down"))
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        gate, up = self.gate_up(hidden).chunk(2, dim=1)
-        return self.down(functional.silu(gate) * up)
+    def __call__(self, hidden: Tensor, impl: str = "reference") -> Tensor:
+        return self.down(silu_mul(self.gate_up(hidden), impl))
 
 
 class DenseDecoder:
@@ -101,6 +103,10 @@ class DenseDecoder:
         self.spec = spec
         self.rope = rope_tables(spec.rope, max_positions, device)
         self.embedding = load("model.embed_tokens.weight")
+        head = pad_rows(self.embedding if spec.tied_embeddings else load("lm_head.weight"))
+        if spec.tied_embeddings:  # one tensor still where the head is padded: the embedding is the rows that are real
+            self.embedding = head[: spec.vocab_size]
+        self.head = Linear(head, out_features=spec.vocab_size)
         self.blocks = [
             (
                 load(f"model.layers.{layer}.input_layernorm.weight"),
@@ -111,7 +117,6 @@ class DenseDecoder:
             for layer in range(spec.layers)
         ]
         self.norm = load("model.norm.weight")
-        self.head = Linear(self.embedding if spec.tied_embeddings else load("lm_head.weight"))
 
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits fp32 `[len(wanted), vocab]` at the wanted indices.
@@ -119,17 +124,12 @@ class DenseDecoder:
         Every layer stores its new K and V before it attends, so the step's effect on the cache is complete even
         where no logits are wanted.
         """
-        hidden = functional.embedding(tokens, self.embedding)
+        eps, impl = self.spec.norm_eps, step.impl
+        hidden, delta = functional.embedding(tokens, self.embedding), None  # what a block adds, the next norm adds
         for attention_norm, attention, mlp_norm, mlp in self.blocks:
-            hidden = hidden + attention(rms_norm(hidden, attention_norm, self.spec.norm_eps), step, self.rope)
-            hidden = hidden + mlp(rms_norm(hidden, mlp_norm, self.spec.norm_eps))
-        return self.head(rms_norm(hidden[wanted], self.norm, self.spec.norm_eps)).float()
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`x / rms(x) * weight` over the last dimension; the mean of squares in fp32 (Zhang and Sennrich, 2019)."""
-    if x.dtype == torch.float32:
-        return functional.rms_norm(x, weight.shape, weight, eps)
-    wide = x.float()
-    scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return scaled.to(x.dtype) * weight
+            hidden, normed = add_norm(hidden, delta, attention_norm, eps, impl)
+            hidden, normed = add_norm(hidden, attention(normed, step, self.rope), mlp_norm, eps, impl)
+            delta = mlp(normed, impl)
+        last = None if delta is None else delta[wanted]
+        _, normed = add_norm(hidden[wanted], last, self.norm, eps, impl)
+        return self.head(normed).float()

@@ -56,10 +56,22 @@ def test_keys_without_their_bias(biased_checkpoint, prompts):
     check_against(cpu, (graphs, graphs.with_cache(enforce_eager=True)), prompts, 0.05)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bf16"])
-def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, dtype, monkeypatch):
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_of_any_size(checkpoint, prompts, tied):
+    """A head whose rows are no multiple of 64 is padded; nobody sees it, and a tied embedding shares its memory."""
+    folder, _ = checkpoint("llama", vocab_size=331, tie_word_embeddings=tied)
+    cpu = LLM(folder, device="cpu", kernels="reference", kv_cache_dtype="bf16", **OPTIONS)
+    gpu = LLM(folder, device="cuda", kv_cache_dtype="bf16", **OPTIONS)
+    assert cpu.score(prompts[1]).shape == gpu.score(prompts[1]).shape == (len(prompts[1]), 331)
+    check_against(cpu, (gpu,), prompts, 0.05)
+    table = gpu.engine.runner.model.embedding
+    assert table.untyped_storage().nbytes() == (384 if tied else 331) * table.shape[1] * 4
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "int8"), ("qwen3", "int8"), ("llama", "bf16")])
+def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, family, dtype, monkeypatch):
     """Each decode step both ways: the same tokens but for ties; and nothing compiles once an engine is there."""
-    folder, _ = checkpoint("llama")
+    folder, _ = checkpoint(family, **FAMILIES[family])
     llm = LLM(folder, device="cuda", kv_cache_dtype=dtype, **OPTIONS)
     runner = llm.engine.runner
     graphs, sizes = runner.graphs, []
@@ -85,7 +97,10 @@ def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, dtype, monk
 
 
 def compiled() -> int:
+    from octavo.kernels.activation.triton import silu_mul_kernel
     from octavo.kernels.attention.triton_kernel import attend_kernel
+    from octavo.kernels.norm.triton import norm_kernel
     from octavo.kernels.store.triton import store_kernel
 
-    return sum(len(cache[0]) for kernel in (attend_kernel, store_kernel) for cache in kernel.device_caches.values())
+    kernels = (attend_kernel, store_kernel, norm_kernel, silu_mul_kernel)
+    return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())

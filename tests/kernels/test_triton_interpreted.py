@@ -1,4 +1,4 @@
-"""Runs test_triton_kernels.py in Triton's interpreter, in a process of its own: the choice is made at import."""
+"""Runs the tests of Triton kernels in Triton's interpreter, in a process of its own: the choice is made at import."""
 
 import importlib.util
 import os
@@ -11,9 +11,10 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_interpreted():
+@pytest.mark.parametrize("name", ["test_triton_kernels.py", "test_norm_activation.py"])
+def test_interpreted(name: str):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    tests = Path(__file__).with_name("test_triton_kernels.py")
+    tests = Path(__file__).with_name(name)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-W", "ignore", str(tests)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
