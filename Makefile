@@ -4,6 +4,7 @@
 # make bench   measurements, written to runs/
 # make clean   remove .venv and caches
 #
+# Tests run in JOBS=2 processes of one thread each; more only help where kernels are compiled already.
 # Every target creates .venv and installs what it needs, once. PYTHON picks the interpreter, TORCH the build of torch:
 #   make demo PYTHON=python3.12 TORCH=torch==2.12.0
 # Without a GPU the CPU build of torch is much smaller; where that index can be reached:
@@ -12,6 +13,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -26,7 +28,7 @@ demo: $(VENV)/run.stamp
 	$(BIN)/octavo demo $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint format types layers
 

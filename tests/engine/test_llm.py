@@ -13,7 +13,7 @@ GREEDY = SamplingParams(max_tokens=16, temperature=0)
 
 @pytest.fixture(scope="module")
 def smollm2() -> LLM:
-    return LLM("smollm2", dtype="float32", kv_cache_memory="4096tok", debug=True)
+    return LLM("smollm2", dtype="float32", kv_self_test="off", kv_cache_memory="4096tok", debug=True)
 
 
 def test_text_in_text_out(smollm2):
@@ -122,7 +122,7 @@ def test_async_streams_do_not_mix(smollm2):
 async def _async_streams(reference: LLM):
     prompts = ["The capital of France is", "Water boils at", "The opposite of hot is", "A triangle has"]
     want = {prompt: reference.generate(prompt, GREEDY)[0].token_ids for prompt in prompts}
-    llm = AsyncLLM("smollm2", dtype="float32", kv_cache_memory="4096tok")
+    llm = AsyncLLM("smollm2", dtype="float32", kv_self_test="off", kv_cache_memory="4096tok")
     try:
 
         async def one(prompt: str, leave_after: int | None) -> tuple[str, list[int]]:

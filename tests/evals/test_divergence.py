@@ -37,7 +37,7 @@ def english(reference: LLM, windows: int, tokens: int) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def reference() -> LLM:
-    return LLM("smollm2", dtype="float32", kv_cache_dtype="fp32", kv_cache_memory="4096tok")
+    return LLM("smollm2", dtype="float32", kv_self_test="off", kv_cache_dtype="fp32", kv_cache_memory="4096tok")
 
 
 def kl(reference: LLM, windows: list[list[int]], exact: list[torch.Tensor], dtype: str, rotate: str) -> float:
@@ -50,8 +50,8 @@ def kl(reference: LLM, windows: list[list[int]], exact: list[torch.Tensor], dtyp
 
 
 def test_int8_is_nearly_free(reference):
-    """One window of 512 tokens: 2.7e-4 with rotation, of the order of 5e-4 without."""
-    windows = english(reference, 1, 512)
+    """One window of 256 tokens: 2.5e-4 with rotation, 6.7e-4 without."""
+    windows = english(reference, 1, 256)
     exact = reference.score(windows)
     rotated, plain = (kl(reference, windows, exact, "int8", rotate) for rotate in ("on", "off"))
     assert 0 < rotated <= 3.2e-4
