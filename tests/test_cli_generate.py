@@ -98,8 +98,13 @@ def test_demo_reports_both_caches(tmp_path, capsys, monkeypatch):
 
 
 def test_the_first_token_comes_soon():
-    """The second start, as a user feels it: under 6 s on two quiet cores. Here twice that, since others run beside."""
+    """The second start, as a user feels it: under 6 s on two quiet cores. Here twice that, since others run beside; and
+    the first may have kernels to compile."""
     words = [sys.executable, "-m", "octavo", "generate", "smollm2", "--prompt", "Hi", "--max-tokens", "1"]
-    begin = time.perf_counter()
-    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "COLUMNS": "120"})
-    assert time.perf_counter() - begin < 12
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True, env={**os.environ, "COLUMNS": "120"})
+        return time.perf_counter() - begin
+
+    assert seconds() < 12 or seconds() < 12
