@@ -28,11 +28,11 @@ class TileCodec:
     load_values(head, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE, PLAIN)    `[TILE, WIDTH]`, zero from `limit` on
                                                                                   where the planes may hold NaN
     arrange_weights(weights, ROWS, TILE)     the columns of `[ROWS, TILE]` in the order of the rows of a value tile
-    store(head, token, x, keep, HEAD, DATA, SCALE, MID, PLAIN)
+    store(head, token, x, high, low, keep, HEAD, DATA, SCALE, MID, PLAIN)
 
     `head` points to the first byte of a head's block, `token` is the row within the page; OFFSET, DATA, SCALE and MID
     are where planes start in the block. `store` gets N vectors, fp32 `[N, 2, HALF]`: dimension h * HEAD / 2 + i lies at
-    [h, i]; `head`, `token` and `keep` are `[N]`.
+    [h, i]; `head`, `token`, `keep`, and each vector's maximum and minimum, `high` and `low`, are `[N]`.
     PLAIN asks for portable arithmetic in place of inline assembly (the interpreter, other vendors).
     """
 

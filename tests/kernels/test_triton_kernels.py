@@ -18,7 +18,8 @@ from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rope, Rows, ScoreCorrection
 from octavo.kernels.store import store
-from octavo.kernels.store.triton import store_kernel
+from octavo.kernels.store.triton import Cut, store_kernel
+from octavo.kernels.store.triton import store as launch_store
 from octavo.kv.plan import uniform_plan
 from octavo.kv.pool import LayerPages, PagePool
 from octavo.kv.tile_codec import tiles_of
@@ -184,6 +185,17 @@ def test_nothing_compiles_twice(dtype: str):
 @pytest.mark.parametrize("head_dim", WIDTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_store(dtype: str, head_dim: int, rope_width: str | None):
+    check_store(dtype, head_dim, rope_width, None)
+
+
+@pytest.mark.parametrize("cut", [Cut(4, 1), Cut(8, 1, wide=True), Cut(16, 1, wide=True)], ids=str)
+@pytest.mark.parametrize(("head_dim", "rope_width"), [(128, "half"), (64, None), (80, "half")])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "int8,int4"])
+def test_store_cut_otherwise(dtype: str, head_dim: int, rope_width: str | None, cut: Cut):
+    check_store(dtype, head_dim, rope_width, cut)
+
+
+def check_store(dtype: str, head_dim: int, rope_width: str | None, cut: Cut | None):
     torch.manual_seed(5)
     chunks = [(3, 70), (1, 1), (2, 65)]
     rows = to_device(make_rows(chunks, 2))
@@ -193,9 +205,8 @@ def test_store(dtype: str, head_dim: int, rope_width: str | None):
     q, k, v = (torch.randn(6, heads, head_dim, device=DEVICE, dtype=torch.bfloat16) for heads in (6, 3, 3))
     v[0, 0] = 2.5  # a constant vector
     layers = [make_pool(dtype, chunks, 3, head_dim) for _ in range(2)]
-    got, want = (
-        store(q, k, v, rope, rows, layer, impl) for layer, impl in zip(layers, ("triton", "reference"), strict=True)
-    )
+    got = launch_store(q, k, v, rope, rows, layers[0], cut)
+    want = store(q, k, v, rope, rows, layers[1], "reference")
     assert relative(got, want) < 1e-6
     for side, slots in (("key", layers[0].layout.key_slots), ("value", layers[0].layout.value_slots)):
         scheme = getattr(layers[0].plan, side).scheme

@@ -22,7 +22,7 @@ SILU_MUL_IMPLS = Table(
 def silu_mul(gate_up: Tensor, impl: str) -> Tensor:
     """`silu(gate) * up` for `[T, 2 F]`, gate in the first F columns -> `[T, F]` (Shazeer, 2020).
 
-    silu is computed in fp32 and rounded to the dtype before the product. Implementations differ by an ulp or two of
-    that fp32, which in 16 bits turns a rounding now and then to its neighbour.
+    silu is computed in fp32 and rounded to the dtype before the product. Implementations differ by the last bits of an
+    exponential: in 16 bits silu goes to its neighbour now and then, and the product by at most two.
     """
     return SILU_MUL_IMPLS[impl](gate_up)

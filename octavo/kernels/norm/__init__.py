@@ -31,8 +31,9 @@ def norm(hidden: Tensor, weight: Tensor, eps: float, impl: str) -> Tensor:
 
     hidden `[T, width]` or `[T, N, width]`, weight `[width]`, both of one float dtype, which the result has too. The
     mean of squares and the division are fp32; the quotient is rounded to the dtype before it is multiplied. The sum of
-    squares may be taken in any order: implementations differ by what that moves, an ulp of fp32, which in 16 bits
-    turns the rounding of one number in tens of thousands to its neighbour.
+    squares may be taken in any order: implementations differ by what that moves, an ulp or two of fp32. In 16 bits a
+    quotient near the middle between two numbers then goes to its neighbour now and then, and the product with the
+    weight, by at most two.
     """
     return NORM_IMPLS[impl](hidden, weight, eps)
 

@@ -4,6 +4,7 @@ Widths that are no power of two, and fitted transforms, are turned by torch befo
 """
 
 import os
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -13,11 +14,12 @@ from torch import Tensor
 from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store.reference import apply_rope
+from octavo.kernels.store.triton_wide import extremes, store_wide_kernel
 from octavo.kv.layout import PlaneSlot
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
 
-__all__ = ["store", "store_kernel"]
+__all__ = ["Cut", "choose_cut", "store", "store_kernel"]
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -94,11 +96,28 @@ def store_kernel(
         x = _turned(k, cos, sin, position, token, head, k_stride, live, HEAD, HALF, ROPE_WIDTH)
         if TURN_KEYS:
             x = _hadamard(x, COUNT, HALF)
-        STORE_KEYS(block_start, row, x, live, HEAD, KEY_AT[0], KEY_AT[1], KEY_AT[2], PLAIN)
+        high, low = extremes(x, HEAD, HALF)
+        STORE_KEYS(block_start, row, x, high, low, live, HEAD, KEY_AT[0], KEY_AT[1], KEY_AT[2], PLAIN)
         x = _load(v, token, head, v_stride, live, HEAD, HALF)
         if TURN_VALUES:
             x = _hadamard(x, COUNT, HALF)
-        STORE_VALUES(block_start, row, x, live, HEAD, VALUE_AT[0], VALUE_AT[1], VALUE_AT[2], PLAIN)
+        high, low = extremes(x, HEAD, HALF)
+        STORE_VALUES(block_start, row, x, high, low, live, HEAD, VALUE_AT[0], VALUE_AT[1], VALUE_AT[2], PLAIN)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A program's share: vectors, and warps. They are heads of one token, of q or of k and v; `wide` is the kernel of
+    triton_wide.py, whose programs take vectors of any tokens, of q, k or v, and want 8 or 16 of them and one warp."""
+
+    vectors: int
+    warps: int
+    wide: bool = False
+
+
+def choose_cut(kv_heads: int) -> Cut:
+    count = min(4, triton.next_power_of_2(kv_heads))
+    return Cut(count, count)
 
 
 def _offsets(slots: tuple[PlaneSlot, ...]) -> tuple[int, ...]:
@@ -110,7 +129,9 @@ def _rows_of(vectors: Tensor) -> Tensor:
     return vectors if vectors.stride()[1:] == (vectors.shape[2], 1) else vectors.contiguous()
 
 
-def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages) -> Tensor:
+def store(
+    q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages, cut: Cut | None = None
+) -> Tensor:
     layout, plan = layer.layout, layer.plan
     tokens, heads, head_dim = q.shape
     two_power = head_dim & (head_dim - 1) == 0
@@ -123,18 +144,38 @@ def store(q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer:
         v = layer.value.stored(v)
     q, k, v = _rows_of(q), _rows_of(k), _rows_of(v)
     out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
-    count = min(4, triton.next_power_of_2(layout.kv_heads))
-    q_blocks = triton.cdiv(heads, count)
+    pairs = 0 if rope is None else rope.cos.shape[-1]
+    cut = cut or choose_cut(layout.kv_heads)
     key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
-    launch(
-        store_kernel, (tokens, q_blocks + triton.cdiv(layout.kv_heads, count)), q, k, v, out,
-        q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots, layer.pages,
-        q.stride(0), k.stride(0), v.stride(0),
-        STORE_KEYS=key.store, STORE_VALUES=value.store, KEY_AT=_offsets(layout.key_slots),
-        VALUE_AT=_offsets(layout.value_slots), TURN_KEYS=turn_keys,
-        TURN_VALUES=turn_values, ROPE_WIDTH=0 if rope is None else rope.cos.shape[-1],
-        HEADS=heads, KV_HEADS=layout.kv_heads, HEAD=head_dim, HALF=triton.next_power_of_2(head_dim // 2), COUNT=count,
-        Q_BLOCKS=q_blocks, PAGE=layout.page_tokens, PAGE_BYTES=layout.page_bytes, HEAD_BYTES=layout.head_bytes,
-        PLAIN=_INTERPRETED, num_warps=count, enable_fp_fusion=False,
+    inputs = (
+        q, k, v, out, q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots,
+        layer.pages, q.stride(0), k.stride(0), v.stride(0),
     )  # fmt: skip
+    constants = {
+        "STORE_KEYS": key.store,
+        "STORE_VALUES": value.store,
+        "KEY_AT": _offsets(layout.key_slots),
+        "VALUE_AT": _offsets(layout.value_slots),
+        "TURN_KEYS": turn_keys,
+        "TURN_VALUES": turn_values,
+        "HEADS": heads,
+        "KV_HEADS": layout.kv_heads,
+        "HEAD": head_dim,
+        "HALF": triton.next_power_of_2(head_dim // 2),
+        "PAGE": layout.page_tokens,
+        "PAGE_BYTES": layout.page_bytes,
+        "HEAD_BYTES": layout.head_bytes,
+        "PLAIN": _INTERPRETED,
+        "num_warps": cut.warps,
+        "enable_fp_fusion": False,
+    }
+    if cut.wide and pairs in (0, head_dim // 2):  # its programs hold both halves of a vector, so pairs must be of both
+        blocks = triton.cdiv(tokens * heads, cut.vectors) + 2 * triton.cdiv(tokens * layout.kv_heads, cut.vectors)
+        launch(store_wide_kernel, (blocks,), *inputs, tokens, ROPE=pairs > 0, VECTORS=cut.vectors, **constants)
+    else:
+        q_blocks = triton.cdiv(heads, cut.vectors)
+        launch(
+            store_kernel, (tokens, q_blocks + triton.cdiv(layout.kv_heads, cut.vectors)), *inputs, ROPE_WIDTH=pairs,
+            COUNT=cut.vectors, Q_BLOCKS=q_blocks, **constants,
+        )  # fmt: skip
     return out

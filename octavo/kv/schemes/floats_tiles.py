@@ -75,8 +75,8 @@ def _bf16_values(
 
 @triton.jit
 def _bf16_store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     _rows(head, tl.bfloat16, 3.3895313892515355e38, token, x, keep, HEAD, DATA)
 
@@ -99,8 +99,8 @@ def _fp16_values(
 
 @triton.jit
 def _fp16_store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     _rows(head, tl.float16, 65504.0, token, x, keep, HEAD, DATA)
 
@@ -123,8 +123,8 @@ def _fp8_values(
 
 @triton.jit
 def _fp8_store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     _rows(head, tl.float8e4nv, 448.0, token, x, keep, HEAD, DATA)
 
@@ -147,8 +147,8 @@ def _fp32_values(
 
 @triton.jit
 def _fp32_store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     _rows(head, tl.float32, 0.0, token, x, keep, HEAD, DATA)
 

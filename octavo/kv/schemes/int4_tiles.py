@@ -111,13 +111,13 @@ def _load_values(
 
 @triton.jit
 def _store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     half = tl.arange(0, x.shape[2])
-    codes, scale, mid = quantize(x, half[None, None, :] < HEAD // 2, 4)
-    low, high = codes.to(tl.int32).permute(0, 2, 1).split()
-    packed = (low & 15) | (high << 4)
+    codes, scale, mid = quantize(x, high, low, 4)
+    first, second = codes.to(tl.int32).permute(0, 2, 1).split()
+    packed = (first & 15) | (second << 4)
     live = (half < HEAD // 2)[None, :] & keep[:, None]
     at = token[:, None] * (HEAD // 2) + half[None, :]
     tl.store(bytes_pointer(head, DATA)[:, None] + at, packed.to(tl.int8), mask=live)

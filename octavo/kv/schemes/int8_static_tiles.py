@@ -13,8 +13,8 @@ __all__ = ["INT8_STATIC_TILES"]
 
 @triton.jit
 def _store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     half = tl.arange(0, x.shape[2])[None, None, :]
     codes = round_half_even(tl.minimum(tl.maximum(x, -127.0), 127.0))

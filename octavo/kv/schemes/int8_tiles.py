@@ -75,14 +75,13 @@ def _load_values(
 
 @triton.jit
 def _store(
-    head, token, x, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr, MID: tl.constexpr,
-    PLAIN: tl.constexpr,
+    head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
+    MID: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     half = tl.arange(0, x.shape[2])[None, None, :]
-    inside = half < HEAD // 2
-    codes, scale, mid = quantize(x, inside, 8)
+    codes, scale, mid = quantize(x, high, low, 8)
     at = token[:, None, None] * HEAD + tl.arange(0, 2)[None, :, None] * (HEAD // 2) + half
-    live = inside & keep[:, None, None] & (at >= 0)
+    live = (half < HEAD // 2) & keep[:, None, None] & (at >= 0)
     tl.store(bytes_pointer(head, DATA)[:, None, None] + at, codes.to(tl.int8), mask=live)
     tl.store((head + SCALE).to(tl.pointer_type(tl.float16)) + token, scale, mask=keep)
     tl.store((head + MID).to(tl.pointer_type(tl.float16)) + token, mid, mask=keep)

@@ -112,10 +112,9 @@ def round_half_even(x):
 
 
 @triton.jit
-def quantize(x, inside, BITS: tl.constexpr):
-    """fp32 `[N, 2, HALF]` -> codes (fp32 whole numbers), scale and mid (fp16 `[N]`), as `integer.quantize` does it."""
-    high = tl.max(tl.max(tl.where(inside, x, float("-inf")), 2), 1)
-    low = tl.min(tl.min(tl.where(inside, x, float("inf")), 2), 1)
+def quantize(x, high, low, BITS: tl.constexpr):
+    """fp32 `[N, 2, HALF]` and its extremes `[N]` -> codes (fp32 whole numbers), scale and mid (fp16 `[N]`), as
+    `integer.quantize` does it."""
     levels: tl.constexpr = 2.0 ** (BITS - 1)
     half_step = (high * 0.5 - low * 0.5) * (1.0 / (2.0 * levels - 1.0))
     mid = tl.minimum(tl.maximum(high * 0.5 + low * 0.5 + half_step, -_HALF_MAX), _HALF_MAX).to(tl.float16)
