@@ -20,6 +20,7 @@ from octavo.kernels.rows import Rope, Rows, ScoreCorrection
 from octavo.kernels.store import store
 from octavo.kernels.store.triton import Cut, store_kernel
 from octavo.kernels.store.triton import store as launch_store
+from octavo.kernels.store.triton_wide import store_wide_kernel
 from octavo.kv.plan import uniform_plan
 from octavo.kv.pool import LayerPages, PagePool
 from octavo.kv.tile_codec import tiles_of
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WIDE = DEVICE == "cuda"
+_KERNELS = (attend_kernel, store_kernel, store_wide_kernel)
 DTYPES = ["fp32", "bf16", "fp16", "fp8", "int8", "int4", "int8,int4", "bf16,int8", "int4,fp16"]
 WIDTHS = [64, 80, 96, 128, 256] if WIDE else [64, 80, 128]
 CHUNKS = {
@@ -167,7 +169,7 @@ def test_nothing_compiles_twice(dtype: str):
     """Numbers of sequences, lengths of contexts and of prompts, tables of any width: all are the same few kernels."""
 
     def compiled() -> int:
-        return sum(len(cache[0]) for kernel in (attend_kernel, store_kernel) for cache in kernel.device_caches.values())
+        return sum(len(cache[0]) for kernel in _KERNELS for cache in kernel.device_caches.values())
 
     counts = []
     for chunks in ([(1, 64)], [(1, 40)] * 3, [(1, 1000), (1, 65)], [(1, 1030)] * 16, [(1, 3000)] * 33, [(1, 700)] * 64):
