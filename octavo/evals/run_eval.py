@@ -1,0 +1,217 @@
+"""The verb `eval`: one task through one model with several caches, side by side, item by item.
+
+All caches of a run share the weights and take the same items in the same order, so that their distributions can be set
+beside each other while both are in memory. The control is the first cache once more, with other company in its batches.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octavo.base.errors import BadValue
+from octavo.base.log import log
+from octavo.checkpoint.load import resolve_device
+from octavo.engine.llm import LLM
+from octavo.evals.choices import blind_label, choice_record
+from octavo.evals.records import Records
+from octavo.evals.reports import CONTROL, choice_report, perplexity_report
+from octavo.evals.scorer import Rows, score_rows, set_beside
+from octavo.evals.sequences import Scored, choice_sequences
+from octavo.evals.tasks import Task, open_task
+from octavo.evals.tasks.items import ChoiceItem, TextItem
+from octavo.evals.texts import text_record, text_sequences
+
+__all__ = ["EvalOptions", "EvalReport", "EvalRun", "report_of", "run_eval"]
+
+_PILOT = 150
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What `octavo eval` takes. `engine`: options of the engine, apart from the cache's dtype."""
+
+    model: str
+    task: str
+    dtypes: tuple[str, ...] = ("bf16", "int8")
+    form: str = "auto"
+    shots: int = 0
+    data: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    out: str = "runs/eval"
+    control: bool = True
+    resume: bool = True
+    wave: int = 32
+    """items that are scored at once"""
+    window: int = 1024
+    """perplexity: tokens of a window"""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(set(self.dtypes)) != len(self.dtypes) or not self.dtypes:
+            raise BadValue(f"caches to compare: {', '.join(self.dtypes)}", hint="name each once")
+        if not 1 <= self.wave <= 4096 or not 16 <= self.window <= 65536:
+            raise BadValue(f"wave {self.wave} (1 to 4096), window {self.window} (16 to 65536)")
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """`files`: the result file of each cache, the control's among them under `CONTROL`."""
+
+    task: Task
+    files: dict[str, Path]
+    about: dict[str, Any]
+
+
+def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
+    """Score every item with every cache; results are on disk as they come. Raises OctavoError."""
+    begin = time.perf_counter()
+    task = _open(options, options.form)
+    llms = _engines(options)
+    first = llms[options.dtypes[0]]
+    pilot = None
+    if options.form == "auto" and task.form == "letter":
+        pilot = _pilot(first, task, options)
+        if pilot["blind"]:
+            log.warning(
+                "%s answers %s to %.0f %% of %d questions in the letter form, which can show no damage then: "
+                "the cloze form is used", options.model, pilot["label"], 100 * pilot["share"], pilot["items"],
+            )  # fmt: skip
+            task = _open(options, "cloze")
+    about = {
+        "model": first.source.name, "task": task.name, "form": task.form, "shots": task.shots, "source": task.source,
+        "items": len(task.items), "limit": options.limit, "seed": options.seed, "compute_dtype": first.dtype,
+        "device": first.device, "letter_form": pilot,
+    }  # fmt: skip
+    folder = Path(options.out)
+    records = {
+        name: Records(folder / f"{_file_name(name)}.jsonl", {**about, "cache": llm.cache.dtype,
+            "plan": llm.cache.plan, "bytes_per_token": llm.cache.bytes_per_token}, options.resume)
+        for name, llm in llms.items()
+    }  # fmt: skip
+    _run(options, task, llms, records, progress)
+    about["seconds"] = round(time.perf_counter() - begin, 1)
+    return EvalRun(task, {name: record.path for name, record in records.items()}, about)
+
+
+def _open(options: EvalOptions, form: str) -> Task:
+    return open_task(
+        options.task, form=form, shots=options.shots, data=options.data, limit=options.limit, seed=options.seed
+    )
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
+
+
+def _engines(options: EvalOptions) -> dict[str, LLM]:
+    """One for each cache; small pages, so that contexts are shared where they end."""
+    first, *others = options.dtypes
+    settings: dict[str, Any] = {
+        "kv_cache_memory": "65536tok", "max_num_seqs": 256, "max_num_batched_tokens": 2048, **options.engine,
+    }  # fmt: skip
+    if "block_size" not in settings and resolve_device(settings.get("device", "auto")) == "cpu":
+        settings["block_size"] = 8
+    base = LLM(options.model, kv_cache_dtype=first, **settings)
+    llms = {first: base} | {dtype: base.with_cache(kv_cache_dtype=dtype) for dtype in others}
+    if options.control:
+        llms[CONTROL] = base.with_cache(max_num_batched_tokens=768)
+    return llms
+
+
+def _pilot(llm: LLM, task: Task, options: EvalOptions) -> dict[str, Any]:
+    """Whether this model's answers in the letter form tell its questions apart, by some of them."""
+    questions = [item for item in task.items if isinstance(item, ChoiceItem)]
+    chosen = np.random.default_rng(options.seed).permutation(len(questions))[:_PILOT]
+    answers: list[str] = []
+    for part in _parts([questions[index] for index in chosen], options.wave):
+        sequences = [choice_sequences(llm.tokenizer, item, llm.cache.max_model_len) for item in part]
+        for item, one, rows in _by_item(llm, part, sequences):
+            answers.append(choice_record(item, one, rows, task.normalise)["answer"])
+    return blind_label(answers)
+
+
+def _run(
+    options: EvalOptions, task: Task, llms: dict[str, LLM], records: dict[str, Records], progress: Progress
+) -> None:
+    done = set.intersection(*(set(record.items) for record in records.values()))
+    work = _work(task, llms[options.dtypes[0]], options)
+    todo = [pair for pair in work if pair[0].id not in done]
+    count = len(work) - len(todo)
+    progress(task.name, count, len(work))
+    for part in _parts(todo, options.wave if task.form != "perplexity" else 1):
+        reference: dict[str, Rows] = {}
+        for name, llm in llms.items():
+            mixed = _shuffled(part, options.seed) if name == CONTROL else part
+            found = []
+            for item, sequences, rows in _by_item(llm, *_unzip(mixed)):
+                beside = set_beside(reference[item.id], rows) if item.id in reference else None
+                if name == options.dtypes[0]:
+                    reference[item.id] = rows
+                if isinstance(item, ChoiceItem):
+                    found.append(choice_record(item, sequences, rows, task.normalise, beside))
+                else:
+                    found.append(text_record(item, sequences, rows, beside))
+            records[name].add([record for record in found if record["id"] not in records[name].items])
+        count += len(part)
+        progress(task.name, count, len(work))
+
+
+def _work(task: Task, llm: LLM, options: EvalOptions) -> list[tuple[Any, list[Scored]]]:
+    """Every item, or window of text, with the sequences that score it. Raises RequestError for what does not fit."""
+    longest = llm.cache.max_model_len
+    texts = [item for item in task.items if isinstance(item, TextItem)]
+    questions = [item for item in task.items if isinstance(item, ChoiceItem)]
+    windows = text_sequences(llm.tokenizer, texts, min(options.window, longest))
+    return [*windows, *((item, choice_sequences(llm.tokenizer, item, longest)) for item in questions)]
+
+
+def _by_item(
+    llm: LLM, items: Sequence[Any], sequences: Sequence[list[Scored]]
+) -> Iterator[tuple[Any, list[Scored], Rows]]:
+    """All sequences of all items at once; what belongs to each item."""
+    rows = score_rows(llm, [one for several in sequences for one in several])
+    begin = 0
+    for item, several in zip(items, sequences, strict=True):
+        yield item, several, rows[begin : begin + len(several)]
+        begin += len(several)
+
+
+def _shuffled(part: Sequence[Any], seed: int) -> list[Any]:
+    return [part[index] for index in np.random.default_rng(seed + 1).permutation(len(part))]
+
+
+def _unzip(pairs: Sequence[tuple[Any, list[Scored]]]) -> tuple[list[Any], list[list[Scored]]]:
+    return [item for item, _ in pairs], [sequences for _, sequences in pairs]
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """`scores`: what people read; `data`: the same and more for machines."""
+
+    about: dict[str, Any]
+    scores: dict[str, tuple[str, str, str]]
+    pairs: list[dict[str, Any]]
+    files: dict[str, str]
+    data: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.about, **self.data, "files": self.files}
+
+
+def report_of(run: EvalRun, margin: float) -> EvalReport:
+    """Scores with intervals, every cache beside the first, the control apart. Raises UsageError."""
+    files = {name: str(path) for name, path in run.files.items()}
+    make = perplexity_report if run.task.form == "perplexity" else choice_report
+    scores, pairs, data = make(run.files, margin)
+    return EvalReport(run.about, scores, pairs, files, data)
