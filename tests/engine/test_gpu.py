@@ -56,6 +56,21 @@ def test_keys_without_their_bias(biased_checkpoint, prompts):
     check_against(cpu, (graphs, graphs.with_cache(enforce_eager=True)), prompts, 0.05)
 
 
+@pytest.mark.parametrize(
+    "cache",
+    [{"kv_cache_dtype": "int8-static"}, {"kv_cache_dtype": "int4"}, {"kv_cache_dtype": "int8", "kv_balance": "on"}],
+)
+def test_calibrated_caches(readable, tiny_asset, prompts, cache):
+    """Transforms with matrices of their own, on the device; the self-test runs there as well."""
+    cpu = LLM(readable, device="cpu", kernels="reference", kv_asset=tiny_asset, **cache, **OPTIONS)
+    graphs = LLM(readable, device="cuda", kv_asset=tiny_asset, **cache, **OPTIONS)
+    assert graphs.engine.runner.graphs is not None and graphs.cache.plan == cpu.cache.plan
+    assert graphs.cache.self_test.kl_mean == pytest.approx(cpu.cache.self_test.kl_mean, rel=0.1, abs=1e-5)
+    check_against(cpu, (graphs, graphs.with_cache(enforce_eager=True)), prompts, 0.05)
+    for count in graphs.clipped:
+        assert 0 <= count.share < 0.05 and count.numbers > 0
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_vocabulary_of_any_size(checkpoint, prompts, tied):
     """A head whose rows are no multiple of 64 is padded; nobody sees it, and a tied embedding shares its memory."""
