@@ -16,6 +16,7 @@ __all__ = [
     "default_device",
     "device_memory",
     "physical_cores",
+    "process_memory_bytes",
     "total_memory_bytes",
 ]
 
@@ -87,6 +88,15 @@ def total_memory_bytes(root: Path = _ROOT) -> int:
     """Bytes of host memory that this process may ever have: what is installed, or the tightest cgroup limit."""
     system = _meminfo("MemTotal", root) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([system, *(limit for limit, _ in _limits(root))])
+
+
+def process_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Bytes of memory that back this process now (VmRSS), files that it maps included; None where the system has no
+    /proc to say it."""
+    for line in (_read(root / "proc/self/status") or "").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def _usable_cpus() -> set[int]:

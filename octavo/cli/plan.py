@@ -12,7 +12,7 @@ from octavo.cli.output import JsonTarget, check_json_target, emit
 from octavo.kv.plan import Rotate
 from octavo.models.spec import ModelSpec
 
-__all__ = ["PlanOptions", "plan"]
+__all__ = ["PlanOptions", "plan", "shape_of", "whole_numbers"]
 
 
 @Parameter(name="*")
@@ -57,26 +57,26 @@ def plan(options: PlanOptions) -> None:
         tokens=options.tokens,
         max_model_len=options.max_model_len,
         memory_bytes=parse_bytes(options.memory),
-        batch_sizes=_whole_numbers(options.batch_sizes),
+        batch_sizes=whole_numbers(options.batch_sizes),
         dtypes=options.kv_cache_dtype,
         rotate=options.kv_rotate,
         weights_dtype=options.dtype,
         page_tokens=options.block_size,
     )
-    name, spec, stored_bytes, folder = _shape_of(options.model)
+    name, spec, stored_bytes, folder = shape_of(options.model)
     givens = given_plans(options.kv_asset, folder, spec, question, options.max_num_seqs)
     report = memory_report(name, spec, question, stored_bytes, givens)
     emit(report.as_dict(), render(report), options.json)
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
+def whole_numbers(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or not all(word.isascii() and word.isdigit() for word in words):
         raise BadValue(f"not a list of whole numbers: `{text}`", hint="write batch sizes as 8,16,32")
     return tuple(int(word) for word in words)
 
 
-def _shape_of(model: str) -> tuple[str, ModelSpec, int | None, Path | None]:
+def shape_of(model: str) -> tuple[str, ModelSpec, int | None, Path | None]:
     """Name, spec, bytes on disk (None if there are no weights) and folder of what the user named."""
     from octavo.memory.shapes import SHAPES
 

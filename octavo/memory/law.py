@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from octavo.base.errors import BadValue
 from octavo.kv.layout import PAGE_TOKENS
 from octavo.kv.plan import KVPlan
+from octavo.models.families import weight_shapes
 from octavo.models.spec import ModelSpec
 
-__all__ = ["DTYPE_BYTES", "MemoryLaw", "memory_law", "weight_bytes"]
+__all__ = ["DTYPE_BYTES", "INT4_WEIGHT_BITS", "MemoryLaw", "int4_weight_bytes", "memory_law", "weight_bytes"]
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+INT4_WEIGHT_BITS = 4.5
+"""a weight in groups of 32 or 64 that share a 16-bit scale, and a 4- or 16-bit zero point: 4.25 to 4.75 in use"""
 
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:
@@ -25,6 +29,18 @@ def weight_bytes(spec: ModelSpec, dtype: str) -> int:
     if dtype not in DTYPE_BYTES:
         raise BadValue(f"unknown dtype: `{dtype}` (have {', '.join(DTYPE_BYTES)})")
     return spec.parameters * DTYPE_BYTES[dtype]
+
+
+def int4_weight_bytes(spec: ModelSpec) -> int:
+    """Bytes of the weights with every linear layer of the blocks at 4.5 bits and all else (embedding, head, norms,
+    biases) at 16: what such a checkpoint would take, by arithmetic."""
+    linear = sum(
+        rows * columns
+        for name, (rows, *rest) in weight_shapes(spec).items()
+        for columns in rest
+        if name.startswith("model.layers.")
+    )
+    return int(linear * INT4_WEIGHT_BITS / 8) + (spec.parameters - linear) * 2
 
 
 @dataclass(frozen=True)

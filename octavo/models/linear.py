@@ -1,11 +1,9 @@
 """A dense linear layer that lays its weight out once for the device that runs it."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-__all__ = ["Linear", "pad_rows"]
+__all__ = ["Linear", "packs", "pad_rows"]
 
 _ROW_MULTIPLE = 64
 
@@ -40,9 +38,12 @@ def pad_rows(weight: Tensor) -> Tensor:
 
 def _pack(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's own order, or None where that does not apply. oneDNN chooses the order."""
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return None
-    reorder: Callable | None = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
-    if reorder is None or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
-    return reorder(weight, None)
+    return torch.ops.mkldnn._reorder_linear_weight(weight, None) if packs(weight.dtype, weight.device.type) else None
+
+
+def packs(dtype: torch.dtype, device: str) -> bool:
+    """Whether weights of this kind are reordered at load. The original is not kept, but where it serves elsewhere too
+    (a tied embedding) there are two then."""
+    if device != "cpu" or dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
