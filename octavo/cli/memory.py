@@ -24,7 +24,7 @@ class MemoryFlags:
     """A Hugging Face folder, a GGUF file, a hub id, or `smollm2` for the packaged default."""
     _: KW_ONLY
     shape: str | None = None
-    """In the place of a model: a known shape such as chinese-llama-alpaca-7b, or a config.json; its weights are random."""
+    """In the place of a model: a known shape such as chinese-llama-alpaca-7b, or a config.json; weights are random."""
     scale: float = 1.0
     """With --shape: so much of its layers, heads and widths, to try it on a small machine."""
     kv_cache_dtype: tuple[str, ...] = ("bf16", "int8", "int4")

@@ -1,8 +1,8 @@
 """The memory law, measured: really fill caches of B sequences and ask the system what the process has.
 
 Every row runs in this process over the same weights, with the last row's pool freed and the heap trimmed before. What
-is neither weights nor cache (interpreter, libraries, kernels, workspace) is measured too, with one layer in the place of
-all, so that the law's intercept can be foretold: runtime + weights + transforms.
+is neither weights nor cache (interpreter, libraries, kernels, workspace) is measured too, with one layer in the place
+of all, so that the law's intercept can be foretold: runtime + weights + transforms.
 """
 
 import ctypes
