@@ -94,7 +94,5 @@ def test_bad_rows_are_named(line, said, tmp_path):
 def test_what_is_not_there():
     with pytest.raises(UnknownChoice, match="unknown task: `mmul`"):
         open_task("mmul")
-    with pytest.raises(UsageError, match="give its JSON lines with --data"):
-        open_task("piqa")
-    with pytest.raises(UsageError, match="development questions"):
-        open_task("mmlu:sociology", shots=5)
+    with pytest.raises(UsageError, match="form: `letter`"):
+        open_task("winogrande", form="letter")
