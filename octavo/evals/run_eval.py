@@ -154,7 +154,8 @@ def _run(
 
 
 def _shuffled(part: Sequence[Work], seed: int) -> list[Work]:
-    return [part[index] for index in np.random.default_rng(seed + 1).permutation(len(part)).tolist()]
+    order: list[int] = np.random.default_rng(seed + 1).permutation(len(part)).tolist()
+    return [part[index] for index in order]
 
 
 def _parts(items: list[Work], size: int) -> Iterator[list[Work]]:

@@ -115,7 +115,8 @@ def _csv(name: str, text: str, split: str) -> Iterator[Row]:
     for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
         if len(row) < 4:
             raise UsageError(f"{name}, line {number}: {len(row)} columns, not a question, options and a letter")
-        yield subject, row[0], tuple(row[1:-1]), row[-1].strip()
+        if row[-1].strip() != "answer":  # some copies have a header row
+            yield subject, row[0], tuple(row[1:-1]), row[-1].strip()
 
 
 def _with_subjects(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Row]:

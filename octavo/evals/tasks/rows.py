@@ -67,7 +67,7 @@ def _csv(path: Path) -> Iterator[Row]:
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{path}, line {reader.line_num if reader else 1}: {error}") from error
+        raise UsageError(f"{path}, line {reader.reader.line_num if reader else 1}: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:
