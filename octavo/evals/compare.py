@@ -17,11 +17,13 @@ __all__ = ["Comparison", "Score", "compare", "read_results", "score_of"]
 
 Results = Mapping[str, Mapping[str, Any]]
 _SHOWN = 5
+_ANSWERS = 26
+"""as many as a question has letters; generated answers may be thousands"""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Share of items that are right, with its 95 % interval; and the answers, by how often they were given."""
+    """Share of items that are right, with its 95 % interval; and the 26 most frequent answers, with how often."""
 
     accuracy: float
     ci95: tuple[float, float]
@@ -94,7 +96,8 @@ def read_results(path: Path) -> Results:
 
 def score_of(results: Results) -> Score:
     right, n = sum(bool(row["correct"]) for row in results.values()), len(results)
-    return Score(right / n, wilson(right, n), n, dict(Counter(row["answer"] for row in results.values()).most_common()))
+    answers = Counter(row["answer"] for row in results.values()).most_common(_ANSWERS)
+    return Score(right / n, wilson(right, n), n, dict(answers))
 
 
 def compare(a: Results, b: Results, names: tuple[str, str], margin: float = 1.0) -> Comparison:

@@ -6,7 +6,7 @@ beside each other while both are in memory. The control is the first cache once 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,11 @@ from octavo.base.errors import BadValue
 from octavo.base.log import log
 from octavo.checkpoint.load import resolve_device
 from octavo.engine.llm import LLM
-from octavo.evals.choices import blind_label, choice_record
+from octavo.evals.choices import blind_label
 from octavo.evals.records import Records
 from octavo.evals.reports import CONTROL, choice_report, perplexity_report
-from octavo.evals.scorer import Rows, score_rows, set_beside
-from octavo.evals.sequences import Scored, choice_sequences
 from octavo.evals.tasks import Task, open_task
-from octavo.evals.tasks.items import ChoiceItem, TextItem
-from octavo.evals.texts import text_record, text_sequences
+from octavo.evals.ways import WAYS, Work
 
 __all__ = ["EvalOptions", "EvalReport", "EvalRun", "report_of", "run_eval"]
 
@@ -41,13 +38,15 @@ class EvalOptions:
     form: str = "auto"
     shots: int = 0
     data: str | None = None
+    examples: str | None = None
+    """what the `shots` before each question are from; None: found beside the data"""
     limit: int | None = None
     seed: int = 0
     out: str = "runs/eval"
     control: bool = True
     resume: bool = True
     wave: int = 32
-    """items that are scored at once"""
+    """items that run at once"""
     window: int = 1024
     """perplexity: tokens of a window"""
     engine: dict[str, Any] = field(default_factory=dict)
@@ -85,8 +84,8 @@ def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
             task = _open(options, "cloze")
     about = {
         "model": first.source.name, "task": task.name, "form": task.form, "shots": task.shots, "source": task.source,
-        "items": len(task.items), "limit": options.limit, "seed": options.seed, "compute_dtype": first.dtype,
-        "device": first.device, "letter_form": pilot,
+        "items": len(task.items), "items_digest": task.digest(), "limit": options.limit, "seed": options.seed,
+        "compute_dtype": first.dtype, "device": first.device, "letter_form": pilot,
     }  # fmt: skip
     folder = Path(options.out)
     records = {
@@ -101,8 +100,9 @@ def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
 
 def _open(options: EvalOptions, form: str) -> Task:
     return open_task(
-        options.task, form=form, shots=options.shots, data=options.data, limit=options.limit, seed=options.seed
-    )
+        options.task, form=form, shots=options.shots, data=options.data, examples=options.examples,
+        limit=options.limit, seed=options.seed,
+    )  # fmt: skip
 
 
 def _file_name(name: str) -> str:
@@ -126,71 +126,39 @@ def _engines(options: EvalOptions) -> dict[str, LLM]:
 
 def _pilot(llm: LLM, task: Task, options: EvalOptions) -> dict[str, Any]:
     """Whether this model's answers in the letter form tell its questions apart, by some of them."""
-    questions = [item for item in task.items if isinstance(item, ChoiceItem)]
-    chosen = np.random.default_rng(options.seed).permutation(len(questions))[:_PILOT]
-    answers: list[str] = []
-    for part in _parts([questions[index] for index in chosen], options.wave):
-        sequences = [choice_sequences(llm.tokenizer, item, llm.cache.max_model_len) for item in part]
-        for item, one, rows in _by_item(llm, part, sequences):
-            answers.append(choice_record(item, one, rows, task.normalise)["answer"])
-    return blind_label(answers)
+    chosen = np.random.default_rng(options.seed).permutation(len(task.items))[:_PILOT].tolist()
+    some = replace(task, items=tuple(task.items[index] for index in chosen))
+    way = WAYS[task.form]
+    work = way.work(some, llm, options.window)
+    records = [row for part in _parts(work, options.wave) for row in way.records(some, llm, part, {})]
+    return blind_label([row["answer"] for row in records])
 
 
 def _run(
     options: EvalOptions, task: Task, llms: dict[str, LLM], records: dict[str, Records], progress: Progress
 ) -> None:
     done = set.intersection(*(set(record.items) for record in records.values()))
-    work = _work(task, llms[options.dtypes[0]], options)
+    way = WAYS[task.form]
+    work = way.work(task, llms[options.dtypes[0]], options.window)
     todo = [pair for pair in work if pair[0].id not in done]
     count = len(work) - len(todo)
     progress(task.name, count, len(work))
-    for part in _parts(todo, options.wave if task.form != "perplexity" else 1):
-        reference: dict[str, Rows] = {}
+    for part in _parts(todo, options.wave if way.together else 1):
+        beside = {}
         for name, llm in llms.items():
             mixed = _shuffled(part, options.seed) if name == CONTROL else part
-            found = []
-            for item, sequences, rows in _by_item(llm, *_unzip(mixed)):
-                beside = set_beside(reference[item.id], rows) if item.id in reference else None
-                if name == options.dtypes[0]:
-                    reference[item.id] = rows
-                if isinstance(item, ChoiceItem):
-                    found.append(choice_record(item, sequences, rows, task.normalise, beside))
-                else:
-                    found.append(text_record(item, sequences, rows, beside))
+            found = way.records(task, llm, mixed, beside)
             records[name].add([record for record in found if record["id"] not in records[name].items])
         count += len(part)
         progress(task.name, count, len(work))
 
 
-def _work(task: Task, llm: LLM, options: EvalOptions) -> list[tuple[Any, list[Scored]]]:
-    """Every item, or window of text, with the sequences that score it. Raises RequestError for what does not fit."""
-    longest = llm.cache.max_model_len
-    texts = [item for item in task.items if isinstance(item, TextItem)]
-    questions = [item for item in task.items if isinstance(item, ChoiceItem)]
-    windows = text_sequences(llm.tokenizer, texts, min(options.window, longest))
-    return [*windows, *((item, choice_sequences(llm.tokenizer, item, longest)) for item in questions)]
+def _shuffled(part: Sequence[Work], seed: int) -> list[Work]:
+    order: list[int] = np.random.default_rng(seed + 1).permutation(len(part)).tolist()
+    return [part[index] for index in order]
 
 
-def _by_item(
-    llm: LLM, items: Sequence[Any], sequences: Sequence[list[Scored]]
-) -> Iterator[tuple[Any, list[Scored], Rows]]:
-    """All sequences of all items at once; what belongs to each item."""
-    rows = score_rows(llm, [one for several in sequences for one in several])
-    begin = 0
-    for item, several in zip(items, sequences, strict=True):
-        yield item, several, rows[begin : begin + len(several)]
-        begin += len(several)
-
-
-def _shuffled(part: Sequence[Any], seed: int) -> list[Any]:
-    return [part[index] for index in np.random.default_rng(seed + 1).permutation(len(part))]
-
-
-def _unzip(pairs: Sequence[tuple[Any, list[Scored]]]) -> tuple[list[Any], list[list[Scored]]]:
-    return [item for item, _ in pairs], [sequences for _, sequences in pairs]
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _parts(items: list[Work], size: int) -> Iterator[list[Work]]:
     for begin in range(0, len(items), size):
         yield items[begin : begin + size]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.base.errors import UsageError
+from octavo.base.errors import RequestError, UsageError
 from octavo.cli import main
 from octavo.evals.run_eval import EvalOptions, report_of, run_eval
 
@@ -87,6 +87,83 @@ def test_a_run_goes_on_where_it_was(readable, questions, tmp_path):
     run(readable, questions, tmp_path / "cut", form="letter", resume=False)
 
 
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("sums")
+    rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(9)]
+    for name, some in (("gsm8k_test.jsonl", rows[:7]), ("gsm8k_train.jsonl", rows[7:])):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    return str(folder)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Answers of GSM8K in few tokens."""
+    monkeypatch.setattr("octavo.evals.tasks.problems._GSM8K_TOKENS", 20)
+
+
+def test_generated_answers(readable, sums, short, tmp_path):
+    from octavo import LLM, SamplingParams
+    from octavo.evals.tasks import open_task
+    from octavo.evals.tasks.extraction import RULES
+
+    found = run(readable, "gsm8k", tmp_path, data=sums, shots=2)
+    items = open_task("gsm8k", data=sums, shots=2).items
+    llm = LLM(readable, kv_cache_dtype="int4", **ENGINE)
+    alone = [llm.generate(i.prompt, SamplingParams(temperature=0, max_tokens=20, stop=i.stop))[0].text for i in items]
+    rows = rows_of(found.files["int4"])
+    assert [row["output"] for row in rows] == alone and len(rows) == 7
+    for row, item in zip(rows, items, strict=True):
+        assert (row["id"], row["gold"], row["answer"]) == (item.id, item.gold, RULES[item.rule](row["output"]))
+        assert row["correct"] == (row["answer"] == item.gold)
+    same = {row["id"]: row for row in rows_of(found.files["control"])}
+    assert same == {row["id"]: row for row in rows_of(found.files["fp32"])}
+    report = report_of(found, 1.0).as_dict()
+    assert report["form"] == "generated" and report["scores"]["int4"]["n"] == 7
+    assert report["control"]["changed_wrong"] == 0 and report["pairs"][0]["kl_mean"] is None
+
+
+def test_generated_answers_go_on_where_they_were(readable, sums, short, tmp_path):
+    whole = run(readable, "gsm8k", tmp_path, data=sums)
+    want = {name: path.read_text().splitlines(keepends=True) for name, path in whole.files.items()}
+    for name, path in whole.files.items():
+        path.write_text("".join(want[name][:3]) + want[name][3][:15])
+    again = run(readable, "gsm8k", tmp_path, data=sums)
+    for name, path in again.files.items():
+        assert sorted(path.read_text().splitlines(keepends=True)) == sorted(want[name])
+    with pytest.raises(UsageError, match="is of another run: shots was 0 and is 1"):
+        run(readable, "gsm8k", tmp_path, data=sums, shots=1)
+    file = Path(sums) / "gsm8k_test.jsonl"
+    before = file.read_text()
+    file.write_text(before.replace("What is 1", "What was 1"))
+    with pytest.raises(UsageError, match="is of another run: items_digest was"):
+        run(readable, "gsm8k", tmp_path, data=sums)
+    file.write_text(before)
+
+
+def test_what_does_not_fit_is_refused(readable, tmp_path):
+    with pytest.raises(RequestError, match=r"needles/1000/0/0 has .* tokens and 24 for its answer"):
+        run(readable, "needles:1000", tmp_path)
+
+
+def test_options_of_one_text_after_two_contexts(readable, checkpoint, tmp_path):
+    from octavo import LLM
+
+    _, theirs = checkpoint("llama")
+    row = {"sentence": "The cup and the box; the _ broke.", "option1": "cup", "option2": "box", "answer": "2"}
+    (tmp_path / "w.jsonl").write_text(json.dumps(row) + "\n")
+    found = run(readable, "winogrande", tmp_path, data=str(tmp_path / "w.jsonl"))
+    [record] = rows_of(found.files["fp32"])
+    tokenizer = LLM(readable, **ENGINE).tokenizer
+    for label, option in (("A", "cup"), ("B", "box")):
+        context = f"The cup and the box; the {option}"
+        start, whole = len(tokenizer.encode(context)), tokenizer.encode(context + " broke.")
+        with torch.no_grad():
+            logits = theirs(torch.tensor([whole])).logits[0].log_softmax(-1)
+        want = sum(float(logits[at - 1, whole[at]]) for at in range(start, len(whole)))
+        assert record["logprobs"][label] == pytest.approx(want, abs=1e-3)
+
+
 def test_perplexity(readable, checkpoint, tmp_path):
     _, theirs = checkpoint("llama")
     (tmp_path / "text.txt").write_text(" ".join(WORDS * 30))
@@ -105,6 +182,14 @@ def test_perplexity(readable, checkpoint, tmp_path):
     assert data["scores"]["fp32"]["tokens"] == count
     assert data["scores"]["fp32"]["perplexity"] == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
     assert data["pairs"][0]["kl_mean"] > 0 and data["control"]["kl_mean"] < 1e-9
+
+
+def test_the_help_knows_every_task(capsys):
+    from octavo.evals.tasks import TASKS
+
+    assert main(["eval", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in TASKS if name not in said] == [] and "--examples" in said
 
 
 def test_the_verb(readable, questions, tmp_path, capsys):

@@ -66,6 +66,18 @@ def test_rows_of_ones_own(row, tmp_path):
     assert (item.context, item.options, item.gold) == ("Question: Q?\nAnswer:", (" x", " y", " z"), 1)
 
 
+def test_a_header_row_is_no_question(tmp_path):
+    (tmp_path / "virology_test.csv").write_text("question,A,B,C,D,answer\nQ?,a,b,c,d,B\n")
+    [item] = open_task("mmlu:virology", data=str(tmp_path)).items
+    assert (item.id, item.gold) == ("mmlu/virology/0", 1)
+    (tmp_path / "virology_test.csv").write_text("Q?,a,b,c,d,E\n")
+    with pytest.raises(UsageError, match="mmlu/virology/0: the answer is option 4 of 4"):
+        open_task("mmlu:virology", data=str(tmp_path))
+    (tmp_path / "virology_test.csv").write_text("Q?,a,B\n")
+    with pytest.raises(UsageError, match=r"virology_test\.csv, line 1: 3 columns"):
+        open_task("mmlu:virology", data=str(tmp_path))
+
+
 def test_limits_draw_the_same_items():
     some = open_task("mmlu:sociology", limit=20, seed=3)
     assert [item.id for item in some.items] == [item.id for item in open_task("mmlu:sociology", limit=20, seed=3).items]
@@ -94,7 +106,5 @@ def test_bad_rows_are_named(line, said, tmp_path):
 def test_what_is_not_there():
     with pytest.raises(UnknownChoice, match="unknown task: `mmul`"):
         open_task("mmul")
-    with pytest.raises(UsageError, match="give its JSON lines with --data"):
-        open_task("piqa")
-    with pytest.raises(UsageError, match="development questions"):
-        open_task("mmlu:sociology", shots=5)
+    with pytest.raises(UsageError, match="form: `letter`"):
+        open_task("winogrande", form="letter")

