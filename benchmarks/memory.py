@@ -41,7 +41,7 @@ def main() -> None:
 
     found = prove(run_probe(options, progress)).as_dict()
     command = f"benchmarks/memory.py --shape {given.shape} --fill {given.fill}"
-    found |= {"machine": machine(), "command": command, "date": datetime.now(UTC).date().isoformat()}
+    found |= {"machine": machine(found["device"]), "command": command, "date": datetime.now(UTC).date().isoformat()}
     text = json.dumps(found, indent=1)
     print(text) if given.out == "-" else Path(given.out).write_text(text + "\n")
 

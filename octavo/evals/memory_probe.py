@@ -140,6 +140,7 @@ def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
             hint="take a smaller shape, or --scale",
         )
     model = bench.model(spec, made_up=options.shape is not None)
+    bench.settle(model, next(iter(plans.items())))
     found = [row for plan in plans.items() for row in _rows(bench, model, plan, advance)]
     return Probe(
         name, spec, str(dtype).removeprefix("torch."), device, tokens, options.fill,
@@ -213,6 +214,11 @@ class _Bench:
 
         with torch.inference_mode():
             return DenseDecoder(spec, load, self.tokens + 1, self.device)
+
+    def settle(self, model: DenseDecoder, plan: tuple[str, KVPlan]) -> None:
+        """Run the model once, so that what it allocates on its first step is not taken for its first cache's."""
+        short = replace(self, options=replace(self.options, fill="prefill"), tokens=min(self.tokens, 2 * PAGE_TOKENS))
+        short.row(model, *plan, 1, lambda tokens: None)
 
     def row(
         self, model: DenseDecoder, cache: str, plan: KVPlan, batch: int, advance: Callable[[int], None]

@@ -1,4 +1,4 @@
-"""The answer of `octavo memory`: measured totals, the line through them beside the one foretold, and where lines cross."""
+"""The answer of `octavo memory`: measured totals, the line through them beside the one foretold, where lines cross."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Straight lines through measured totals: what is fixed, what each sequence adds, and where two lines cross. No torch."""
+"""Straight lines through measured totals: what is fixed, what each sequence adds, where two lines cross. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
