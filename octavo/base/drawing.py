@@ -4,6 +4,8 @@ matplotlib is imported when something is drawn, never before. The same figure gi
 """
 
 import io
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GRID", "KINDS", "LINES", "MARKERS", "drawn", "look_of", "style"]
+__all__ = ["COLOURS", "GRID", "KINDS", "LINES", "MARKERS", "clean", "drawn", "label", "style"]
 
 KINDS = {"png": {"Software": None}, "svg": {"Date": None}}
 """kind of file -> metadata that would change from run to run, or say nothing"""
@@ -34,7 +36,8 @@ def style() -> Iterator[None]:
     """Our settings and no others: a user's matplotlibrc changes nothing. Draw and save inside."""
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in other scripts: boxes will do
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield
@@ -47,9 +50,21 @@ def drawn(figure: "Figure", kind: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def look_of(number: int) -> dict[str, Any]:
-    """Colour, marker and line of the series with this number: no two of the first seven share colour or marker."""
-    return {
-        "color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": LINES[number % len(LINES)],
-    }  # fmt: skip
+def clean(text: Any) -> str:
+    """Without what no document can hold or show: control characters, lone surrogates, letters that turn the direction
+    of others. Each becomes a replacement character; newlines and tabs stay."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_bad(letter) else letter for letter in str(text))
+
+
+def _is_bad(letter: str) -> bool:
+    if letter in "\n\t":
+        return False
+    turns = "\u202a" <= letter <= "\u202e" or "\u2066" <= letter <= "\u2069"
+    return turns or unicodedata.category(letter) in ("Cc", "Cs") or letter in "\ufffe\uffff"
+
+
+def label(text: Any, longest: int = 48) -> str:
+    """A name as matplotlib shows it: on one line, no mathematics between dollars, not hidden by a first underscore."""
+    flat = " ".join(clean(text).split())
+    short = flat if len(flat) <= longest else flat[: longest - 1] + "…"
+    return short.replace("$", r"\$").lstrip("_")
