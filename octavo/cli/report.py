@@ -71,10 +71,14 @@ def read_parts(inputs: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
 
 def _read(given: str) -> Any:
     try:
-        return json.loads(Path(given).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(given).read_text(encoding="utf-8-sig"), parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"cannot read `{given}`: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"`{given}` is not JSON: {error}", hint="give what --json wrote, not the JSON lines of single items"
         ) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

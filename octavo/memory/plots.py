@@ -57,7 +57,8 @@ def memory_figure(data: Mapping[str, Any], size: tuple[float, float] = (7.0, 4.4
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 8, 10]))
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, handlelength=3.2)
+        columns = 2 if size[0] >= 6 else 1
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3.2)
     return figure
 
 

@@ -8,15 +8,16 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from octavo.base.drawing import COLOURS, GRID, LINES, MARKERS, drawn, label, style
+from octavo.base.drawing import COLOURS, GRID, LINES, MARKERS, clean, drawn, label, style
 from octavo.evals.page.blocks import Chart
+from octavo.evals.reports import CONTROL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["difference_figure", "flips_figure", "inline_svg", "kl_figure", "page_chart"]
 
-_WIDTH = 5.4
+_WIDTH = 4.6
 """inches of a chart on the page: its text is still read on a phone"""
 _VARIABLES = {"#000000": "currentColor", "#ffffff": "var(--paper)", GRID.lower(): "var(--grid)"} | {
     colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS[:-1])
@@ -48,7 +49,7 @@ def inline_svg(content: bytes, name: str, title: str) -> str:
     box = root.attrib["viewBox"]
     root.attrib = {"viewBox": box, "role": "img", "aria-labelledby": f"{name}-title"}
     heading = ElementTree.Element("title", {"id": f"{name}-title"})
-    heading.text = title
+    heading.text = clean(title)
     root.insert(0, heading)
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
@@ -76,17 +77,18 @@ def difference_figure(pairs: Pairs, field: str, ci: str, axis: str) -> "Figure":
     axes = figure.subplots()
     for row, pair in enumerate(pairs):
         value, (low, high) = pair[field], pair[ci]
-        colour = COLOURS[0] if pair["b"] != "control" else COLOURS[-1]
-        axes.plot([low, high], [row, row], "-" if pair["b"] != "control" else ":", color=colour, linewidth=2)
+        colour = COLOURS[0] if pair["b"] != CONTROL else COLOURS[-1]
+        axes.plot([low, high], [row, row], "-" if pair["b"] != CONTROL else ":", color=colour, linewidth=2)
         axes.plot([low, high], [row, row], "|", color=colour, markersize=8, linestyle="none")
         face = colour if pair.get("equivalent") else "#ffffff"
-        marker = "o" if pair["b"] != "control" else "D"
+        marker = "o" if pair["b"] != CONTROL else "D"
         axes.plot([value], [row], marker, color=colour, markerfacecolor=face, markersize=7)
     axes.axvline(0, color="#000000", linewidth=0.9)
     margins = {pair["margin"] for pair in pairs if pair.get("margin") is not None}
     for margin in margins:
         axes.axvline(-margin, color=COLOURS[1], linestyle="--", linewidth=1.2)
-        axes.annotate("margin", (-margin, -0.55), xytext=(3, 0), textcoords="offset points", fontsize=8.5, va="top")
+        place: dict[str, Any] = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "top"}
+        axes.annotate("margin", (-margin, -0.68), fontsize=8.5, **place)
     axes.set_yticks(range(len(pairs)), [label(pair["b"], 28) for pair in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.75)
     axes.set_xlabel(axis)

@@ -9,6 +9,7 @@ from octavo.evals.page.numbers import bytes_, count, one_line, percent, rough, t
 __all__ = ["demo_section"]
 
 Data: TypeAlias = Mapping[str, Any]
+_TEXT_LETTERS = 300
 
 
 def demo_section(data: Data) -> Section:
@@ -66,11 +67,16 @@ def _identical(data: Data) -> Iterator[Paragraph]:
 def _texts(data: Data) -> Iterator[Table]:
     rows = tuple(
         Row((
-            one_line(answer["prompt"]), one_line(answer["baseline"]),
-            "identical" if answer.get("identical") else one_line(answer["folded"]), percent(answer.get("same_top")),
+            one_line(answer["prompt"]), _clipped(answer["baseline"]),
+            "identical" if answer.get("identical") else _clipped(answer["folded"]), percent(answer.get("same_top")),
         ))
         for answer in data["answers"]
     )  # fmt: skip
     if rows:
         head = ("prompt", data["baseline"]["dtype"], data["folded"]["dtype"], "same top")
-        yield Table("Greedy answers", head, rows)
+        yield Table(f"Greedy answers, their first {_TEXT_LETTERS} letters", head, rows)
+
+
+def _clipped(text: str) -> str:
+    flat = one_line(text)
+    return flat if len(flat) <= _TEXT_LETTERS else flat[: _TEXT_LETTERS - 1] + "…"

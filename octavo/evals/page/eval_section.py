@@ -56,9 +56,7 @@ def eval_section(key: str, data: Data, found: Found) -> Section:
         blocks += [Bullets(tuple(_verdict(pair) for pair in data["pairs"]))]
         blocks += _table(f"What changed beside {first}", _CHANGES, beside, control)
         blocks += [_control(data), *_charts(key, beside)]
-        blocks += _table(
-            f"Distributions beside {first}: KL in nats, at every scored position", _DIVERGENCE, beside, control
-        )
+        blocks += _table(f"Distributions beside {first}, KL in nats", _DIVERGENCE, beside, control)
     blocks += _items(found)
     summary = tuple(_verdict(pair) for pair in data["pairs"])
     return Section(_title(data), tuple(blocks), summary)
@@ -73,7 +71,7 @@ def _about(data: Data) -> Paragraph:
     facts: list[tuple[str | Quantity, ...]] = []
     for name, before, after in (
         ("items", "", " items"), ("form", "", " form"), ("shots", "", " shots"), ("compute_dtype", "computed in ", ""),
-        ("device", "on ", ""), ("source", "from ", ""), ("seconds", "", " s"),
+        ("device", "on ", ""), ("source", "from ", ""), ("seconds", "", "\N{NO-BREAK SPACE}s"),
     ):  # fmt: skip
         if data.get(name) is not None:
             facts.append((before, quantity(data[name], lambda number: f"{number:,}"), after))
@@ -151,7 +149,7 @@ def _control(data: Data) -> Paragraph:
     if "gained" not in control:
         return Paragraph((what, "Its mean KL is the noise floor: ", rough(control.get("kl_mean")), " nats."))
     changed = control.get("changed")
-    then = "so all that changed below did so by the cache." if changed == 0 else "which is the noise to compare with."
+    then = "so no change comes from batches or order." if changed == 0 else "which is the noise to compare with."
     return Paragraph((what, "It changed ", count(changed), " answers of ", count(control.get("n")), f", {then}"))
 
 

@@ -10,6 +10,8 @@ from octavo.evals.page.blocks import Block, Bullets, Cell, Chart, Code, Paragrap
 
 __all__ = ["escape", "page_html"]
 
+_LONG_LETTERS, _FEW_ROWS = 60, 14
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """a browser refuses to fetch anything for this page, whatever is in it"""
 
@@ -78,15 +80,23 @@ def _points(points: Iterable[Point]) -> str:
 
 
 def _table(block: Table) -> str:
-    numeric = [any(not isinstance(row.cells[column], str) for row in block.rows) for column in range(len(block.head))]
-    classes = [' class="n"' if is_number else "" for is_number in numeric]
+    classes = [_column_class([row.cells[column] for row in block.rows]) for column in range(len(block.head))]
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(block.head, classes, strict=True))
     rows = "\n".join(_row(row, classes) for row in block.rows)
+    top = f"<thead><tr>{head}</tr></thead>\n" if any(block.head) else ""
+    kind = "wide short" if len(block.rows) <= _FEW_ROWS else "wide"
     return (
-        f'<div class="wide" role="region" aria-label="{escape(block.caption)}" tabindex="0"><table>'
+        f'<div class="{kind}" role="region" aria-label="{escape(block.caption)}" tabindex="0"><table>'
         f"<caption>{escape(block.caption)}</caption>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+        f"{top}<tbody>\n{rows}\n</tbody></table></div>"
     )
+
+
+def _column_class(cells: Sequence[Cell]) -> str:
+    """`n` for numbers, `t` for text that needs room."""
+    if any(not isinstance(cell, str) for cell in cells):
+        return ' class="n"'
+    return ' class="t"' if any(len(str(cell)) > _LONG_LETTERS for cell in cells) else ""
 
 
 def _row(row: Row, classes: Sequence[str]) -> str:

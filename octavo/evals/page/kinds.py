@@ -75,6 +75,11 @@ class Kind:
         yield from (name for name, wanted in checks if not wanted(data[name]))
 
 
+def _are_rows(value: Any) -> bool:
+    rows = _list_of(batch=_is_number, dtype=_is_text, process_mib=_is_number)
+    return rows(value) and all(_or_none(_is_number)(row.get("device_mib")) for row in value)
+
+
 def _is_run(value: Any) -> bool:
     return _has(value, {"dtype": _is_text})
 
@@ -91,7 +96,7 @@ KINDS: Table[Kind] = Table(
             "octavo memory",
             {
                 "model": _is_text, "tokens": _is_number,
-                "rows": _list_of(batch=_is_number, dtype=_is_text, process_mib=_is_number),
+                "rows": _are_rows,
             },
             {
                 "skipped": _list_of(batch=_is_number, dtype=_is_text),

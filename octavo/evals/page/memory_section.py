@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from octavo.evals.page.blocks import Block, Cell, Paragraph, Point, Quantity, Row, Section, Table
+from octavo.evals.page.blocks import Block, Paragraph, Point, Quantity, Row, Section, Table
 from octavo.evals.page.charts import page_chart
 from octavo.evals.page.numbers import count, mib, one_line, quantity, tenths
 from octavo.memory.plots import memory_figure
@@ -11,7 +11,7 @@ from octavo.memory.plots import memory_figure
 __all__ = ["memory_section"]
 
 Data: TypeAlias = Mapping[str, Any]
-_CHART_INCHES = (5.4, 4.3)
+_CHART_INCHES = (4.6, 4.9)
 
 
 def memory_section(key: str, data: Data) -> Section:
@@ -64,14 +64,7 @@ def _law(data: Data) -> Iterator[Table]:
         Row((name, *(_two(law.get(field)) if "slope" in field else mib(law.get(field)) for field in fields)))
         for name, law in data["law"].items()
     )
-    head = (
-        "KV cache",
-        "fixed, fitted",
-        "fixed, foretold",
-        "a sequence, fitted",
-        "a sequence, foretold",
-        "farthest point",
-    )
+    head = ("KV cache", "fixed, fitted", "foretold", "a sequence, fitted", "foretold", "farthest point")
     yield Table("The law: MiB = fixed + a sequence x batch", head, rows)
 
 
@@ -98,22 +91,21 @@ def _crossings(data: Data) -> Iterator[Table]:
 
 
 def _skipped(data: Data) -> Iterator[Table]:
-    if data.get("skipped"):
-        rows = tuple(
-            Row((
-                one["dtype"], count(one["batch"]), mib(one.get("needed_mib")), mib(one.get("free_mib")),
-                str(one.get("reason", "")),
-            ))
-            for one in data["skipped"]
-        )  # fmt: skip
-        yield Table("Not tried, in MiB", ("KV cache", "batch", "needs", "free", "why"), rows)
+    skipped = data.get("skipped")
+    if not skipped:
+        return
+    columns = (("needs", "needed_mib", mib), ("free", "free_mib", mib), ("why", "reason", one_line))
+    shown = [column for column in columns if any(one.get(column[1]) is not None for one in skipped)]
+    rows = tuple(
+        Row((one["dtype"], count(one["batch"]), *(form(one.get(field)) for _, field, form in shown))) for one in skipped
+    )
+    yield Table("Not tried, in MiB", ("KV cache", "batch", *(title for title, _, _ in shown)), rows)
 
 
 def _summary(data: Data) -> Iterator[Point]:
     for name, law in data.get("law", {}).items():
-        parts: tuple[Cell, ...] = (_two(law["slope_mib"]), " MiB a sequence measured")
-        if law.get("predicted_slope_mib") is not None:
-            parts = (*parts, ", ", _two(law["predicted_slope_mib"]), " foretold")
-        yield Point(f"{name}:", tuple(part for part in parts if not isinstance(part, tuple)))
+        foretold = law.get("predicted_slope_mib")
+        beside = () if foretold is None else (", ", _two(foretold), " foretold")
+        yield Point(f"{name}:", (_two(law["slope_mib"]), " MiB a sequence measured", *beside))
     for one in data.get("crossings", []):
         yield Point(f"{one['first']} and {one['second']}", ("take the same at a batch of ", tenths(one["batch"])))

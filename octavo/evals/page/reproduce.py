@@ -34,7 +34,8 @@ def _given(parts: Parts) -> list[str]:
 
 def _sources(parts: Parts) -> Table:
     """Each file, and where it says that it was measured."""
-    fields = ("model", "device", "machine", "date", "versions")
+    names = ("model", "device", "machine", "date", "versions")
+    fields = [name for name in names if any(data.get(name) is not None for data in parts.values())]
     rows = [Row((key, *(_shown(data.get(field)) for field in fields))) for key, data in parts.items()]
     return Table("Files, and what they say of themselves", ("file", *fields), tuple(rows))
 

@@ -20,7 +20,7 @@ from octavo.evals.page.reproduce import reproduce_section
 __all__ = ["PageOptions", "write_report"]
 
 Parts = Mapping[str, Mapping[str, Any]]
-_ORDER = ("memory", "demo", "eval")
+_ORDER = ("memory", "eval", "demo")
 
 
 @dataclass(frozen=True, kw_only=True)
