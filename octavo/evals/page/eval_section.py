@@ -160,7 +160,7 @@ def _charts(key: str, pairs: Sequence[Data]) -> Iterator[Chart]:
     if choice:
         title = "Difference of accuracy to the baseline with its 95 % interval, for each cache"
         yield page_chart(
-            f"{key}-difference", title, f"{title}. A full mark: a drop below the margin is shown.",
+            f"{key}-difference", title, f"{title}. Full marks: it is shown that the drop is below the margin.",
             lambda: difference_figure(choice, "difference", "ci95", "points of accuracy"),
         )  # fmt: skip
         title = "Answers that changed, for each cache: gained, lost, and from one wrong answer to another"
