@@ -5,12 +5,11 @@ pareto         every sensible plan between bytes and divergence, and the chosen 
 outliers       which channels are hard to store, before and after the rotation
 """
 
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octavo.base.drawing import COLOURS, KINDS, LINES, MARKERS, drawn, style
 from octavo.calibrate.heatmap import outliers
 from octavo.calibrate.pareto import front_points, uniform_points
 from octavo.kv.statistics import KVStatistics
@@ -23,32 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["CHARTS", "remove_charts", "write_charts"]
 
 CHARTS = ("kl_by_layer", "pareto", "outliers")
-_KINDS = {"png": {"Software": None}, "svg": {"Date": None}}
-"""kind of file -> metadata that would change from run to run, or say nothing"""
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""of Okabe and Ito (2008), told apart by nearly everyone; without the yellow, which paper loses"""
-_MARKERS, _LINES = "os^Dvp*", ("-", "--", "-.", ":")
-_STYLE: Any = {
-    "font.size": 9.5, "axes.titlesize": 10.5, "legend.fontsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.4, "lines.markersize": 4.5,
-    "legend.frameon": False, "svg.hashsalt": "octavo", "savefig.dpi": 160,
-}  # fmt: skip
 
 
 def write_charts(folder: Path, about: Mapping[str, Any], statistics: "Mapping[str, Tensor]") -> tuple[str, ...]:
     """Draw what there is to draw and return the names of the files. `about` is kv_plan.json, `statistics`
     kv_params.safetensors. A KL of zero has no place on a log axis and is left out."""
-    with _style():
+    with style():
         figures = {"outliers": outliers(about, KVStatistics(statistics))}
         if about.get("sensitivity"):
             figures = {"kl_by_layer": _kl_by_layer(about), "pareto": _pareto(about), **figures}
-        files = {
-            f"{name}.{kind}": _drawn(figure, kind, metadata)
-            for name, figure in figures.items()
-            for kind, metadata in _KINDS.items()
-        }
+        files = {f"{name}.{kind}": drawn(figure, kind) for name, figure in figures.items() for kind in KINDS}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return tuple(files)
@@ -57,25 +40,8 @@ def write_charts(folder: Path, about: Mapping[str, Any], statistics: "Mapping[st
 def remove_charts(folder: Path) -> None:
     """Remove the charts that lie in `folder`, so that none is left of another calibration."""
     for name in CHARTS:
-        for kind in _KINDS:
+        for kind in KINDS:
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our settings and no others: a user's matplotlibrc changes nothing."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
-def _drawn(figure: "Figure", kind: str, metadata: Mapping[str, Any]) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format=kind, metadata=dict(metadata))
-    return out.getvalue()
 
 
 def _kl_by_layer(about: Mapping[str, Any]) -> "Figure":
@@ -89,9 +55,9 @@ def _kl_by_layer(about: Mapping[str, Any]) -> "Figure":
     for axes, (side, title) in zip(panels, (("k", "Keys"), ("v", "Values")), strict=True):
         for number, scheme in enumerate(found["schemes"]):
             pairs = [(layer, kl) for layer, kl in enumerate(found[side][scheme]) if kl > 0]  # noise may be below 0
-            colour, mark = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            colour, mark = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             layers, kls = [layer for layer, _ in pairs], [kl for _, kl in pairs]
-            axes.plot(layers, kls, _LINES[number % len(_LINES)], color=colour, marker=mark, label=scheme)
+            axes.plot(layers, kls, LINES[number % len(LINES)], color=colour, marker=mark, label=scheme)
         axes.set(title=f"{title} of this layer alone", xlabel="layer", yscale="log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     panels[0].set_ylabel("KL to the exact cache (nats)")
@@ -108,9 +74,9 @@ def _pareto(about: Mapping[str, Any]) -> "Figure":
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.subplots()
     points = [point for point in front_points(*given) if point[1] > 0]
-    axes.plot(*_columns(points), "-", drawstyle="steps-post", color=_COLOURS[0], label="best plans, layer by layer")
+    axes.plot(*_columns(points), "-", drawstyle="steps-post", color=COLOURS[0], label="best plans, layer by layer")
     uniform = {name: point for name, point in uniform_points(*given).items() if point[1] > 0}
-    axes.plot(*_columns(uniform.values()), "s", color=_COLOURS[1], label="the same in every layer (K,V)")
+    axes.plot(*_columns(uniform.values()), "s", color=COLOURS[1], label="the same in every layer (K,V)")
     for name, point in uniform.items():
         crowded = any(_is_close_to_the_right(point, other) for other in uniform.values())
         offset, align = ((6, 9), "right") if crowded else ((7, 5), "left")
@@ -132,10 +98,10 @@ def _mark_chosen(axes: "Axes", about: Mapping[str, Any]) -> None:
     size, label = about["bytes_per_token"], f"chosen ({about['kv_cache_dtype']})"
     predicted, measured = about.get("kl_predicted"), about.get("kl_measured")
     shown = [kl for kl in (predicted, measured) if kl is not None and kl > 0]
-    axes.plot([size] * len(shown), shown, ":", color=_COLOURS[6], linewidth=1.0)
-    for kl, mark, fill, what in ((predicted, "o", "none", "predicted"), (measured, "D", _COLOURS[6], "measured")):
+    axes.plot([size] * len(shown), shown, ":", color=COLOURS[6], linewidth=1.0)
+    for kl, mark, fill, what in ((predicted, "o", "none", "predicted"), (measured, "D", COLOURS[6], "measured")):
         if kl is not None and kl > 0:
-            style = {"markersize": 9, "markerfacecolor": fill, "markeredgecolor": _COLOURS[6], "linestyle": "none"}
+            style = {"markersize": 9, "markerfacecolor": fill, "markeredgecolor": COLOURS[6], "linestyle": "none"}
             axes.plot([size], [kl], marker=mark, label=f"{label}, {what}: {kl:.2g}", zorder=5, **style)
 
 

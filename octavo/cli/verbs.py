@@ -28,6 +28,7 @@ _ALL = (
     Verb("eval", "octavo.cli.evaluate:evaluate", "Score a task with several caches side by side, item by item."),
     Verb("compare", "octavo.cli.compare:compare", "Two result files of the same items: what changed, what it proves."),
     Verb("memory", "octavo.cli.memory:memory", "Fill caches by batch size, measure, and set the law beside it."),
+    Verb("report", "octavo.cli.report:report", "One page from what eval, compare, memory and demo wrote."),
     Verb("plan", "octavo.cli.plan:plan", "What a model's KV cache costs, by arithmetic from its config alone."),
     Verb("demo", "octavo.cli.demo:demo", "The main job on the packaged model: two caches side by side."),
     Verb("env", "octavo.cli.env:env", "What this machine has: versions, cores, memory, devices, kernels."),

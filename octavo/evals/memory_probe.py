@@ -129,6 +129,8 @@ def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
     tokens = options.tokens or min(2048, spec.max_position)
     if tokens > spec.max_position:
         raise BadValue(f"a sequence of {tokens} tokens is longer than the model's own limit {spec.max_position}")
+    if options.fill == "generate" and tokens <= PAGE_TOKENS:  # the scheduler would not admit all of them at once
+        raise BadValue(f"tokens: {tokens}, and generation fills more than a page of {PAGE_TOKENS}", hint="--fill prefill")
     plans = {cache: plan_without_numbers(cache, spec) for cache in options.dtypes}
     bench = _Bench(options, tokens, dtype, device)
     runtime = _runtime(bench, spec, advance)
@@ -216,9 +218,10 @@ class _Bench:
             return DenseDecoder(spec, load, self.tokens + 1, self.device)
 
     def settle(self, model: DenseDecoder, plan: tuple[str, KVPlan]) -> None:
-        """Run the model once, so that what it allocates on its first step is not taken for its first cache's."""
-        short = replace(self, options=replace(self.options, fill="prefill"), tokens=min(self.tokens, 2 * PAGE_TOKENS))
-        short.row(model, *plan, 1, lambda tokens: None)
+        """Run short sequences first, as many as there will be: what the heap grows by on first use is no cache's."""
+        for fill in FILLS:
+            short = replace(self, options=replace(self.options, fill=fill), tokens=min(self.tokens, 2 * PAGE_TOKENS))
+            short.row(model, *plan, max(self.options.batch_sizes), lambda tokens: None)
 
     def row(
         self, model: DenseDecoder, cache: str, plan: KVPlan, batch: int, advance: Callable[[int], None]
