@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from octavo.base.errors import RequestError
+from octavo.base.log import log
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of lm_eval and what it imports
 THERE = find_spec("lm_eval") is not None
@@ -158,6 +159,7 @@ def test_a_task_from_the_command_line(readable, theirs, tasks, monkeypatch, tmp_
     words = ["lm_eval", "--model", "octavo", "--model_args", given, "--tasks", "trees,words"]
     words += ["--include_path", tasks, "--log_samples", "--output_path", str(tmp_path / "out"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(log, "propagate", True)  # what `main` sets is undone after the test
     assert main() == 0
     [results] = (tmp_path / "out").rglob("results_*.json")
     data = json.loads(results.read_text())["results"]

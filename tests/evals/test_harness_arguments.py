@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from octavo.base.errors import BadValue
+from octavo.base.log import log
 from octavo.evals.harness.__main__ import main
 from octavo.evals.harness.arguments import engine_options, max_tokens_of, sampling_of
 
@@ -17,6 +18,8 @@ def test_model_args():
     assert (found["max_model_len"], found["debug"], found["enable_prefix_caching"]) == (512, True, False)
     assert (found["kv_rotate"], found["kv_cache_memory"]) == ("on", 0.5)
     assert "device" not in found and "pretrained" not in found
+    assert engine_options({"pretrained": "x", "device": "cuda"})["device"] == "auto"
+    assert engine_options({"pretrained": "x", "device": "cuda:1"})["device"] == "cuda:1"
     assert engine_options({"model": "smollm2", "max_num_batched_tokens": 64})["max_num_seqs"] == 64
 
 
@@ -44,7 +47,8 @@ def test_generation_kwargs():
     assert max_tokens_of({"max_new_tokens": 7, "max_tokens": 9}) == 7
 
 
-def test_what_means_nothing_is_said(caplog):
+def test_what_means_nothing_is_said(caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)  # a command line that ran here before may have turned it off
     with caplog.at_level("WARNING", "octavo"):
         sampling_of({"until": [], "num_beams": 4})
     assert "num_beams" in caplog.text

@@ -6,6 +6,7 @@ lm_eval up to 0.4.13 knows only models of its own source tree; later ones find o
 import sys
 
 from octavo.base.errors import OctavoError
+from octavo.base.log import configure
 
 __all__ = ["main"]
 
@@ -22,6 +23,7 @@ def main() -> int:
             raise
         sys.stderr.write("error: lm_eval is not installed\nhint: pip install 'octavo[lm-eval]'\n")
         return 2
+    configure()
     register_model("octavo")(OctavoLM)
     try:
         cli_evaluate()

@@ -9,10 +9,12 @@ from octavo.base.log import log
 from octavo.engine.options import EngineOptions
 from octavo.engine.sampling import SamplingParams
 
-__all__ = ["MAX_GEN_TOKS", "engine_options", "max_tokens_of", "sampling_of"]
+__all__ = ["FIRST_GPU", "MAX_GEN_TOKS", "engine_options", "max_tokens_of", "sampling_of"]
 
 MAX_GEN_TOKS = 256
 """lm-evaluation-harness' default"""
+
+FIRST_GPU = ("cuda", "cuda:0")
 
 _DEFAULTS: dict[str, Any] = {"kv_cache_memory": "65536tok", "max_num_seqs": 256, "max_num_batched_tokens": 2048}
 _SWITCHES = {"true": True, "on": True, "1": True, "yes": True, "false": False, "off": False, "0": False, "no": False}
@@ -23,7 +25,8 @@ _SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"
 def engine_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """`--model_args` as keyword arguments of LLM: `pretrained` is the model, every other name a field of EngineOptions.
 
-    Values may be strings. Commas end an argument there, so a K,V pair is written int8/int4. Raises BadValue."""
+    Values may be strings. Commas end an argument there, so a K,V pair is written int8/int4. A first GPU, which the
+    harness asks for where nobody names a device, is auto. Raises BadValue."""
     rest = dict(given)
     model = rest.pop("pretrained", None) or rest.pop("model", None)
     if not isinstance(model, str):
@@ -35,6 +38,8 @@ def engine_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: _as_kind(name, value, known[name]) for name, value in rest.items() if value is not None}
     if "kv_cache_dtype" in options:
         options["kv_cache_dtype"] = str(options["kv_cache_dtype"]).replace("/", ",")
+    if options.get("device") in FIRST_GPU:
+        options["device"] = "auto"
     if "max_num_batched_tokens" in options and "max_num_seqs" not in options:
         options["max_num_seqs"] = min(_DEFAULTS["max_num_seqs"], options["max_num_batched_tokens"])
     return {"model": model, **_DEFAULTS, **options}

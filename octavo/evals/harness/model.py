@@ -11,9 +11,10 @@ from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyright: ignore[reportMissingImports]
 
 from octavo.base.errors import RequestError
+from octavo.base.log import log
 from octavo.checkpoint.load import resolve_device
 from octavo.engine.llm import LLM
-from octavo.evals.harness.arguments import engine_options, max_tokens_of, sampling_of
+from octavo.evals.harness.arguments import FIRST_GPU, engine_options, max_tokens_of, sampling_of
 from octavo.evals.scorer import score_rows
 from octavo.evals.sequences import Scored
 
@@ -40,6 +41,8 @@ class OctavoLM(TemplateLM):
         if "block_size" not in options and resolve_device(options.get("device", "auto")) == "cpu":
             options["block_size"] = _CPU_PAGE
         self.llm = LLM(**options)
+        if given.get("device") in FIRST_GPU and self.llm.device == "cpu":
+            log.warning("no GPU here: %s runs on the CPU", self.llm.source.name)
         self.add_bos_token = add_bos_token
 
     @property
