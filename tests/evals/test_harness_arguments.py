@@ -1,6 +1,9 @@
 """lm-evaluation-harness' words as options of ours; lm_eval need not be there."""
 
 import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,11 @@ def test_without_lm_eval(monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, name, None)
     assert main() == 2
     assert capsys.readouterr().err == "error: lm_eval is not installed\nhint: pip install 'octavo[lm-eval]'\n"
+
+
+def test_the_entry_point_names_the_model():
+    """lm_eval looks in the group `lm_eval.models` for `module:class`."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, _, name = project["entry-points"]["lm_eval.models"]["octavo"].partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None and f"\nclass {name}(" in Path(spec.origin).read_text()
