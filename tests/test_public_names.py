@@ -9,7 +9,7 @@ import pytest
 
 import octavo
 
-NEEDS = {"triton"}
+NEEDS = {"triton", "lm_eval"}
 """packages that only some machines have; modules that cannot load without them are skipped by name"""
 
 

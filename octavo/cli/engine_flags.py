@@ -51,6 +51,8 @@ class EngineFlags:
     seed: int = 0
     enforce_eager: bool = False
     """On a GPU: launch decode steps kernel by kernel instead of replaying them as CUDA graphs."""
+    deterministic: bool = False
+    """Answers that do not depend on what else is served, bit for bit; slower."""
     debug: bool = False
     """Check every stored vector for NaN and infinity, and every step for leaked pages."""
 

@@ -51,6 +51,8 @@ class EvalFlags:
     dtype: str = "auto"
     device: str = "auto"
     kernels: str = "auto"
+    deterministic: bool = False
+    """Scores that do not depend on the batches, bit for bit: the control must change nothing. Slower."""
     block_size: int | None = None
     """Tokens of a page; on a CPU 8, so that what questions share is computed once."""
     json: JsonTarget = None
@@ -64,7 +66,16 @@ def evaluate(flags: EvalFlags) -> None:
     check_json_target(flags.json)
     engine: dict[str, Any] = {
         name: getattr(flags, name)
-        for name in ("kv_asset", "kv_rotate", "kv_self_test", "dtype", "device", "kernels", "block_size")
+        for name in (
+            "kv_asset",
+            "kv_rotate",
+            "kv_self_test",
+            "dtype",
+            "device",
+            "kernels",
+            "deterministic",
+            "block_size",
+        )
         if getattr(flags, name) is not None
     }
     options = EvalOptions(

@@ -92,6 +92,8 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     model_len = _model_len(options, spec.max_position if weights is None else weights.model_len)
     if weights is None:
         model = DenseDecoder(spec, weight_loader(source, dtype, device), model_len, device)
+        if options.deterministic:
+            model.make_invariant()
         weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)
     cache, tested = _tested(options, cache, weights)
     pool = _pool(options, cache, weights, model_len)
@@ -105,7 +107,7 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         pool.num_pages,
     )
     tokenizer = weights.tokenizer
-    runner = Runner(weights.model, pool, kernels.impl, check_finite=options.debug)
+    runner = Runner(weights.model, pool, kernels.impl, options.debug, options.deterministic)
     if device != "cpu":
         _prepare(runner, options, spec, limits, kernels)
     clips = ClipMeter(pool)
@@ -144,7 +146,8 @@ def _prepare(
     longest, page_tokens = limits.max_model_len, limits.page_tokens
     several = variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest)
     warm_up(runner, several, hardware.physical_cores() if kernels.impl == "triton" else None)
-    if kernels.graphs and not options.enforce_eager and not options.debug:
+    eager = options.enforce_eager or options.debug or options.deterministic
+    if kernels.graphs and not eager:
         sizes = ladder(limits.max_sequences)
         device = str(runner.pool.layers[0].pages.device)
         runner.record(GraphSet(sizes, DecodeBuffers(sizes[-1], longest, page_tokens, device)))

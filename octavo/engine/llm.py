@@ -73,7 +73,7 @@ class LLM:
 
         Raises BadValue for an option of the weights themselves, which cannot change here.
         """
-        fixed = sorted({"model", "tokenizer", "dtype", "device"} & set(options))
+        fixed = sorted({"model", "tokenizer", "dtype", "device", "deterministic"} & set(options))
         if fixed:
             raise BadValue(f"with_cache keeps the weights and cannot change {', '.join(fixed)}", hint="make a new LLM")
         other = object.__new__(LLM)

@@ -104,6 +104,8 @@ class EngineOptions:
     enable_prefix_caching: bool = True
     seed: int = 0
     enforce_eager: bool = False
+    deterministic: bool = False
+    """what a request gets does not depend on what else is served, bit for bit; slower"""
     """on a GPU: launch decode steps kernel by kernel instead of replaying them as CUDA graphs (debug does so too)"""
     debug: bool = False
     """check every stored vector for NaN and infinity, and every step for leaked pages"""

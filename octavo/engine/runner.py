@@ -1,5 +1,6 @@
 """The runner acts and does not decide: a batch in, logits out, the cache written on the way."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -21,9 +22,10 @@ class Model(Protocol):
 class Runner:
     """A model, its pages, and the kernels that were chosen. Without `graphs` each step is launched kernel by kernel."""
 
-    def __init__(self, model: Model, pool: PagePool, impl: str, check_finite: bool = False):
+    def __init__(self, model: Model, pool: PagePool, impl: str, check_finite: bool = False, invariant: bool = False):
+        """`invariant`: kernels and model do for a token what they would do for it in any other batch, bit for bit."""
         self.model, self.pool, self.impl = model, pool, impl
-        self.check_finite = check_finite
+        self.check_finite, self.invariant = check_finite, invariant
         self.graphs: GraphSet | None = None
         self.clips: ClipMeter | None = None
 
@@ -42,5 +44,6 @@ class Runner:
         self.graphs = graphs
 
     def forward(self, batch: Batch) -> Tensor:
-        step = StepContext(batch.rows, self.pool, self.impl, self.check_finite)
+        rows = replace(batch.rows, invariant=True) if self.invariant else batch.rows
+        step = StepContext(rows, self.pool, self.impl, self.check_finite)
         return self.model(batch.tokens, step, batch.wanted)

@@ -47,7 +47,7 @@ def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) 
     begin = time.perf_counter()
     if threads:
         log.info("compiling kernels, once for this machine and model")
-        unchecked = Runner(runner.model, runner.pool, runner.impl)
+        unchecked = Runner(runner.model, runner.pool, runner.impl, invariant=runner.invariant)
         with compile_ahead(threads):
             for variant in several:
                 unchecked.run(_batch(variant, runner))

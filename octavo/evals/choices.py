@@ -30,12 +30,7 @@ def choice_record(
         "correct": best == item.gold, "logprobs": dict(zip(item.labels, sums, strict=True)),
         "margin": weighed[best] - second,
     }  # fmt: skip
-    if beside is not None and beside.kl:
-        record |= {
-            "kl": sum(beside.kl) / len(beside.kl), "kl_positions": [round(kl, 9) for kl in beside.kl],
-            "same_top": sum(beside.same_top) / len(beside.same_top),
-        }  # fmt: skip
-    return record
+    return record if beside is None else record | beside.as_record(sequences)
 
 
 def blind_label(answers: Sequence[str]) -> dict[str, Any]:

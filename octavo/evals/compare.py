@@ -3,13 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from octavo.base.errors import UsageError
+from octavo.evals.distance import Distance, distance_of
 from octavo.evals.statistics import mcnemar, needed_items, paired_interval, wilson
 from octavo.evals.tasks.lines import open_lines
 
@@ -34,7 +33,8 @@ class Score:
 @dataclass(frozen=True)
 class Comparison:
     """`b` beside `a`. `gained`: a wrong, b right; `lost`: the reverse; `changed_wrong`: both wrong, another answer.
-    `difference` and `ci95` are points (per cent) of accuracy, b - a."""
+    `difference` and `ci95` are points (per cent) of accuracy, b - a. `distance` is what b's file says of b beside the
+    baseline of its run; empty where a is not that baseline, which shows by a file that speaks of a baseline itself."""
 
     a: str
     b: str
@@ -45,9 +45,7 @@ class Comparison:
     mcnemar_p: float
     difference: float
     ci95: tuple[float, float]
-    kl_mean: float | None
-    kl_p99: float | None
-    same_top: float | None
+    distance: Distance
     margin: float
     drop_at_most: float
     """points: with 95 % confidence the drop is below this"""
@@ -69,7 +67,9 @@ class Comparison:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "changed": self.changed, "verdict": self.verdict}
+        """All of it, with the fields of `distance` among the others."""
+        own = {name: value for name, value in vars(self).items() if name != "distance"}
+        return {**own, **self.distance.as_dict(), "changed": self.changed, "verdict": self.verdict}
 
 
 def read_results(path: Path) -> Results:
@@ -117,11 +117,9 @@ def compare(a: Results, b: Results, names: tuple[str, str], margin: float = 1.0)
     n = len(pairs)
     low, high = paired_interval(*counts)
     drop = -100 * paired_interval(*counts, z=1.6448536269514722)[0]  # one-sided 95 %
-    kls = [kl for _, y in pairs for kl in y.get("kl_positions") or ([y["kl"]] if "kl" in y else [])]
-    tops = [y["same_top"] for _, y in pairs if "same_top" in y]
+    distance = Distance() if any("kl" in x for x, _ in pairs) else distance_of(y for _, y in pairs)
     return Comparison(
         names[0], names[1], n, gained, lost, wrong, mcnemar(gained, lost), 100 * (gained - lost) / n,
-        (100 * low, 100 * high), float(np.mean(kls)) if kls else None,
-        float(np.quantile(kls, 0.99)) if kls else None, float(np.mean(tops)) if tops else None,
-        margin, drop, drop < margin, needed_items((gained + lost) / n, margin / 100),
+        (100 * low, 100 * high), distance, margin, drop, drop < margin,
+        needed_items((gained + lost) / n, margin / 100),
     )  # fmt: skip

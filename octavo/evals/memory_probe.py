@@ -130,7 +130,9 @@ def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
     if tokens > spec.max_position:
         raise BadValue(f"a sequence of {tokens} tokens is longer than the model's own limit {spec.max_position}")
     if options.fill == "generate" and tokens <= PAGE_TOKENS:  # the scheduler would not admit all of them at once
-        raise BadValue(f"tokens: {tokens}, and generation fills more than a page of {PAGE_TOKENS}", hint="--fill prefill")
+        raise BadValue(
+            f"tokens: {tokens}, and generation fills more than a page of {PAGE_TOKENS}", hint="--fill prefill"
+        )
     plans = {cache: plan_without_numbers(cache, spec) for cache in options.dtypes}
     bench = _Bench(options, tokens, dtype, device)
     runtime = _runtime(bench, spec, advance)

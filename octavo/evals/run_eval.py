@@ -85,7 +85,8 @@ def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
     about = {
         "model": first.source.name, "task": task.name, "form": task.form, "shots": task.shots, "source": task.source,
         "items": len(task.items), "items_digest": task.digest(), "limit": options.limit, "seed": options.seed,
-        "compute_dtype": first.dtype, "device": first.device, "letter_form": pilot,
+        "compute_dtype": first.dtype, "device": first.device, "deterministic": first.options.deterministic,
+        "letter_form": pilot,
     }  # fmt: skip
     folder = Path(options.out)
     records = {

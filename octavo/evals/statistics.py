@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["bootstrap_mean", "mcnemar", "needed_items", "paired_interval", "wilson"]
+__all__ = ["bootstrap_mean", "bootstrap_ratio", "mcnemar", "needed_items", "paired_interval", "wilson"]
 
 _Z = 1.959963984540054
 """two-sided 95 %"""
@@ -65,8 +65,16 @@ def needed_items(discordant: float, margin: float) -> int:
 
 def bootstrap_mean(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a mean by resampling items (percentiles)."""
-    numbers = np.asarray(values, dtype=np.float64)
+    return bootstrap_ratio(values, [1] * len(values), draws, seed)
+
+
+def bootstrap_ratio(
+    totals: Sequence[float], counts: Sequence[int], draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of sum(totals) / sum(counts), a mean over the parts of items, by resampling whole items: what is in
+    one item is alike, and counting its parts as independent would make the interval too narrow."""
+    above, below = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    means = [generator.choice(numbers, len(numbers)).mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    picks = (generator.integers(0, len(above), len(above)) for _ in range(draws))
+    low, high = np.quantile([above[pick].sum() / below[pick].sum() for pick in picks], [0.025, 0.975])
     return float(low), float(high)

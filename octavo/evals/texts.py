@@ -45,9 +45,4 @@ def text_record(
     record: dict[str, Any] = {
         "id": item.id, "group": item.group, "nll": nll, "tokens": len(tokens), "top_hits": hits,
     }  # fmt: skip
-    if beside is not None:
-        record |= {
-            "kl": sum(beside.kl) / len(beside.kl), "same_top": sum(beside.same_top) / len(beside.same_top),
-            "kl_positions": [round(kl, 9) for kl in beside.kl],
-        }  # fmt: skip
-    return record
+    return record if beside is None else record | beside.as_record(sequences)

@@ -25,6 +25,8 @@ class Rows:
     """int64 `[T]`, page * page_tokens + offset: where each new token is stored; -1 stores nowhere"""
     max_query: int
     max_context: int
+    invariant: bool = False
+    """kernels cut their work alike for every batch, so that what a token gets does not depend on its company"""
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,13 @@ class DenseDecoder:
         ]
         self.norm = load("model.norm.weight")
 
+    def make_invariant(self) -> None:
+        """From now on what a token gets does not depend on how many others a step has."""
+        for _, attention, _, mlp in self.blocks:
+            for linear in (attention.qkv, attention.out, mlp.gate_up, mlp.down):
+                linear.invariant = True
+        self.head.invariant = True
+
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits fp32 `[len(wanted), vocab]` at the wanted indices.
 

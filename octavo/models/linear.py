@@ -2,10 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["Linear", "packs", "pad_rows"]
 
 _ROW_MULTIPLE = 64
+_INVARIANT_ROWS = 32
+"""rows of every product in a model that is batch invariant; a decode step pays for as many"""
 
 
 class Linear:
@@ -16,16 +19,26 @@ class Linear:
         """`out_features`: how many rows of a weight from `pad_rows` are real; y has as many columns."""
         self.out_features, self.in_features = out_features or len(weight), weight.shape[1]
         self.bias = bias
+        self.invariant = False
         self._weight = weight
         self._packed = _pack(weight)
         if self._packed is not None:
             self._weight = self._packed
 
     def __call__(self, x: Tensor) -> Tensor:
+        """With `invariant`, in products of one shape: libraries choose how to add up by the number of rows, and a row's
+        result would depend on how many others there are."""
+        if not self.invariant:
+            return self._product(x)
+        count = len(x)
+        padded = functional.pad(x, (0, 0, 0, -count % _INVARIANT_ROWS))
+        return torch.cat([self._product(part) for part in padded.split(_INVARIANT_ROWS)])[:count]
+
+    def _product(self, x: Tensor) -> Tensor:
         if self._packed is not None:
             y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         else:
-            y = torch.nn.functional.linear(x, self._weight, self.bias)
+            y = functional.linear(x, self._weight, self.bias)
         return y if y.shape[1] == self.out_features else y[:, : self.out_features]
 
 
@@ -33,7 +46,7 @@ def pad_rows(weight: Tensor) -> Tensor:
     """The weight `[out, in]` with rows of zeros up to a multiple of 64 on a GPU; as it is elsewhere. cuBLAS takes its
     fast kernels only where the rows of the product begin at multiples of 16 bytes, and vocabularies are of any size."""
     missing = -len(weight) % _ROW_MULTIPLE
-    return torch.nn.functional.pad(weight, (0, 0, 0, missing)) if missing and weight.is_cuda else weight
+    return functional.pad(weight, (0, 0, 0, missing)) if missing and weight.is_cuda else weight
 
 
 def _pack(weight: Tensor) -> Tensor | None:

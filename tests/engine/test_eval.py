@@ -182,6 +182,8 @@ def test_perplexity(readable, checkpoint, tmp_path):
     assert data["scores"]["fp32"]["tokens"] == count
     assert data["scores"]["fp32"]["perplexity"] == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
     assert data["pairs"][0]["kl_mean"] > 0 and data["control"]["kl_mean"] < 1e-9
+    assert sum(bucket["tokens"] for bucket in data["pairs"][0]["kl_by_position"]) == count
+    assert data["pairs"][0]["kl_by_position"][0]["tokens"] % 63 == 0  # of each window tokens 1 to 63
 
 
 def test_the_help_knows_every_task(capsys):

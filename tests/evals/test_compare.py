@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ FIRST, SECOND = "ABCDDDDDAA", "ABCAABBDAB"
 
 def write(file: Path, answers: str, **changes) -> Path:
     rows = [
-        {"id": f"t/{n}", "answer": got, "correct": got == gold, "logprobs": dict.fromkeys("ABCD", -1.0), "kl": 0.1 * n}
+        {"id": f"t/{n}", "answer": got, "correct": got == gold, "logprobs": dict.fromkeys("ABCD", -1.0)}
+        | ({"kl": 0.1 * n} if answers == SECOND else {})
         for n, (got, gold) in enumerate(zip(answers, GOLD, strict=True))
     ]
     rows[2] |= changes
@@ -34,8 +36,49 @@ def test_flips(tmp_path):
     assert found.difference == pytest.approx(20.0)
     assert found.ci95[0] < 20 < found.ci95[1]
     assert not found.equivalent and "not shown" in found.verdict
-    assert (found.kl_mean, found.same_top) == (pytest.approx(0.45), None)
+    assert (found.distance.kl_mean, found.distance.same_top) == (pytest.approx(0.45), None)
     assert score_of(a).accuracy == 0.6 and score_of(a).answers == {"D": 5, "A": 3, "B": 1, "C": 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_flips_counted_from_the_text_of_the_files(tmp_path, seed):
+    """By code that shares nothing with ours: answers cut out of the lines as text, tallied in a table of strings."""
+    draw = random.Random(seed)
+    gold = "".join(draw.choice("ABCD") for _ in range(200))
+    answers = [
+        "".join(right if draw.random() < 0.6 else draw.choice("ABCD") for right in gold),
+        "".join(draw.choice("ABCD") for _ in gold),
+    ]
+    for name, given in zip("ab", answers, strict=True):
+        rows = [
+            {"id": f"q{n}", "answer": got, "correct": got == right}
+            for n, (got, right) in enumerate(zip(given, gold, strict=True))
+        ]
+        draw.shuffle(rows)
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(read_results(tmp_path / "a"), read_results(tmp_path / "b"), ("a", "b"))
+
+    tally: dict[str, int] = {}
+    sides = []
+    for name in "ab":
+        cut = (line.split('"') for line in (tmp_path / name).read_text().splitlines())
+        sides.append({words[3]: words[7] for words in cut})
+    for key, right in ((f"q{n}", right) for n, right in enumerate(gold)):
+        one, two = sides[0][key], sides[1][key]
+        kind = f"{'R' if one == right else 'W'}{'R' if two == right else 'W'}{'=' if one == two else '!'}"
+        tally[kind] = tally.get(kind, 0) + 1
+    assert sum(tally.values()) == found.n == 200 and tally.keys() <= {"RR=", "RW!", "WR!", "WW=", "WW!"}
+    assert (found.lost, found.gained, found.changed_wrong) == (tally["RW!"], tally["WR!"], tally["WW!"])
+    assert found.changed == sum(one != two for one, two in zip(*answers, strict=True))
+    assert found.difference == pytest.approx((tally["WR!"] - tally["RW!"]) / 2)
+
+
+def test_distances_of_another_baseline_are_not_shown(tmp_path):
+    """int4 beside int8: what int4's file says is beside bf16."""
+    b = read_results(write(tmp_path / "b.jsonl", SECOND))
+    found = compare(b, b, ("int8", "int4")).as_dict()
+    assert found["kl_mean"] is found["kl_p99"] is found["same_top"] is None
+    assert found["kl_tokens"] == 0
 
 
 def test_a_run_beside_itself_is_equivalent_once_there_are_enough_items():

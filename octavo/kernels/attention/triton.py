@@ -20,6 +20,7 @@ __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 
 _LOG2_E = 1.4426950408889634
 _COUNTERS = 1 << 20
+_INVARIANT_ROWS = 16
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -150,6 +151,9 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) ->
 
 def _tiling(q: Tensor, rows: Rows, layer: LayerPages) -> Tiling:
     layout, plan = layer.layout, layer.plan
+    if rows.invariant:  # as if for one short row over one page, which nobody shares
+        codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
+        return choose_tiling(codecs, _INVARIANT_ROWS, layout.head_bytes, 1, layout.kv_heads, 1, _chip(q.device))
     return choose_tiling(
         (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)), rows.max_query * (q.shape[1] // layout.kv_heads),
         layout.head_bytes, len(rows.context), layout.kv_heads, -(-rows.max_context // layout.page_tokens),
