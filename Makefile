@@ -1,4 +1,4 @@
-# make demo    serve a batch of chats from the packaged model, through the int8 cache and through bf16
+# make demo    memory, calibration, MMLU answers and chats of the packaged model: bf16 beside folded caches, on one page
 # make test    the test suite (CPU, under two minutes)
 # make check   lint, format, types, layers (under a minute; each is a target too)
 # make bench   measurements, written to runs/

@@ -64,6 +64,7 @@ def test_generate_from_a_file_and_again(tmp_path, capsys):
         (["generate", "smolm2", "--prompt", "x"], "smolm2"),
         (["demo", "--out", "/proc/nowhere"], "cannot make the folder"),
         (["demo", "--max-tokens", "0"], "max_tokens"),
+        (["demo", "--parts", "chats,dance"], "parts: chats, dance (have memory, calibrate, eval, chats)"),
     ],
 )
 def test_mistakes_get_a_line_and_exit_code_2(words, message, capsys):
@@ -89,12 +90,14 @@ def test_chat_keeps_the_conversation_in_the_cache(tmp_path, capsys, monkeypatch)
 
 def test_demo_reports_both_caches(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("octavo.evals.demo.CHATS", CHATS[:3])
-    assert main(["demo", "--max-tokens", "4", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "report.json").read_text())
+    assert main(["demo", "--parts", "chats", "--max-tokens", "4", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "chats.json").read_text())
     assert found["folded"]["allocated_bytes"] / found["baseline"]["allocated_bytes"] == pytest.approx(12240 / 23040)
     assert len(found["answers"]) == 3
     assert found["divergence"]["tokens"] == sum(len(answer["baseline"]) > 0 for answer in found["answers"]) * 4
-    assert "same top" in (tmp_path / "report.md").read_text()
+    assert "same top" in (tmp_path / "chats.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["parts"] == {"chats.json": found}
+    assert "</html>" in (tmp_path / "report.html").read_text()
 
 
 def test_the_first_token_comes_soon():

@@ -11,7 +11,7 @@ from octavo.kv.plan import split_dtypes
 if TYPE_CHECKING:
     from octavo.evals.run_eval import EvalReport
 
-__all__ = ["EvalFlags", "evaluate"]
+__all__ = ["EvalFlags", "evaluate", "tables"]
 
 
 @Parameter(name="*")
@@ -86,10 +86,11 @@ def evaluate(flags: EvalFlags) -> None:
     with progress_bar() as progress:
         run = run_eval(options, progress)
     report = report_of(run, flags.margin)
-    emit(report.as_dict(), _tables(report), flags.json)
+    emit(report.as_dict(), tables(report), flags.json)
 
 
-def _tables(report: "EvalReport") -> Any:
+def tables(report: "EvalReport") -> Any:
+    """Scores, what changed beside the first cache, the control, and where the files are."""
     from rich.console import Group
     from rich.table import Table
 

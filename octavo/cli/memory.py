@@ -14,7 +14,7 @@ from octavo.kv.plan import split_dtypes
 if TYPE_CHECKING:
     from octavo.evals.memory_report import MemoryProof
 
-__all__ = ["MemoryFlags", "memory"]
+__all__ = ["MemoryFlags", "machine", "memory", "render"]
 
 
 @Parameter(name="*")
@@ -59,7 +59,7 @@ def memory(flags: MemoryFlags = _DEFAULTS) -> None:
     )  # fmt: skip
     with progress_bar() as progress:
         proof = prove(run_probe(options, progress))
-    data = {**proof.as_dict(), "machine": _machine(proof.probe.device)}
+    data = {**proof.as_dict(), "machine": machine(proof.probe.device)}
     if targets:
         from octavo.memory.plots import memory_chart
 
@@ -91,7 +91,8 @@ def _targets(chart: str | None) -> list[Path]:
     return [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".svg")]
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
+    """What the memory is of: the GPU, or the processor."""
     if device == "cpu":
         from octavo.base.device import cpu_model
 

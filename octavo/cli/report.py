@@ -18,7 +18,7 @@ __all__ = ["ReportFlags", "read_parts", "report"]
 @dataclass(frozen=True)
 class ReportFlags:
     inputs: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """JSON files that eval, compare, memory or demo wrote with --json (demo: its report.json)."""
+    """JSON files that eval, compare, memory or demo wrote with --json (demo: its chats.json)."""
     out: str = "runs/report"
     """The folder of report.html, report.md and report.json."""
     items: str | None = None
