@@ -95,21 +95,25 @@ def theirs(form: str, questions: list[Question], model: Any, folder: Path) -> An
     return found
 
 
-def compare(left: Answers, right: Answers) -> dict[str, Any]:
-    """Refuses sets of questions that are not the same."""
+def compare(left: Answers, right: Answers, questions: list[Question]) -> dict[str, Any]:
+    """`trimmed`: questions whose spaces at either end lm_eval's template takes away and ours keeps; the gap is that of
+    the log-probabilities, once of all and once without those. Refuses sets of questions that are not the same."""
     if left.keys() != right.keys():
         raise SystemExit(f"{len(left.keys() ^ right.keys())} questions are in one run only")
     different = [key for key in left if left[key][0] != right[key][0]]
     gaps = {key: max(abs(a - b) for a, b in zip(left[key][1], right[key][1], strict=True)) for key in left}
+    trimmed = {one.id for one in questions if one.text != one.text.strip()}
     return {
         "questions": len(left), "equal": len(left) - len(different), "share": 1 - len(different) / len(left),
-        "different": different, "largest_logprob_gap": max(gaps.values()), "where": max(gaps, key=gaps.__getitem__),
+        "different": different, "trimmed": len(trimmed), "largest_logprob_gap": max(gaps.values()),
+        "largest_logprob_gap_untrimmed": max(gap for key, gap in gaps.items() if key not in trimmed),
     }  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--forms", default=",".join(TEMPLATES))
     parser.add_argument("--out", default="runs/agreement")
     parser.add_argument("--json")
     flags = parser.parse_args()
@@ -117,12 +121,13 @@ def main() -> int:
     by_id = {question.id: question for question in read_mmlu("", None)[0]}
     model = hub_model()
     report: dict[str, Any] = {}
-    for form in TEMPLATES:
+    for form in flags.forms.split(","):
         begin = time.perf_counter()
         left = ours(form, flags.limit, out)
         middle = time.perf_counter()
-        right = theirs(form, [by_id[key] for key in left], model, out / f"{form}-tasks")
-        report[form] = compare(left, right) | {
+        questions = [by_id[key] for key in left]
+        right = theirs(form, questions, model, out / f"{form}-tasks")
+        report[form] = compare(left, right, questions) | {
             "seconds": round(middle - begin, 1), "seconds_lm_eval": round(time.perf_counter() - middle, 1)
         }  # fmt: skip
         print(form, json.dumps(report[form]), flush=True)
