@@ -16,6 +16,8 @@ __all__ = ["Comparison", "Score", "compare", "read_results", "score_of"]
 
 Results = Mapping[str, Mapping[str, Any]]
 _SHOWN = 5
+_UNSEEN = 3
+"""items that could differ, with 95 % confidence, where none of n did (the rule of three)"""
 _ANSWERS = 26
 """as many as a question has letters; generated answers may be thousands"""
 
@@ -121,5 +123,5 @@ def compare(a: Results, b: Results, names: tuple[str, str], margin: float = 1.0)
     return Comparison(
         names[0], names[1], n, gained, lost, wrong, mcnemar(gained, lost), 100 * (gained - lost) / n,
         (100 * low, 100 * high), distance, margin, drop, drop < margin,
-        needed_items((gained + lost) / n, margin / 100),
+        needed_items(max(gained + lost, _UNSEEN) / n, margin / 100),
     )  # fmt: skip

@@ -89,7 +89,8 @@ def resident_bytes(spec: ModelSpec, plan: KVPlan, dtype: torch.dtype, device: st
     if spec.tied_embeddings and packs(dtype, device):  # the head is reordered, the embedding is not
         weights += head
     rope = 2 * positions * (spec.rope.rotary_dim // 2) * 4
-    return weights + rope + sum(_transform_bytes(side, spec) for one in plan.layers for side in (one.key, one.value))
+    transforms = sum(_transform_bytes(side, spec) for one in plan.layers for side in (one.key, one.value))
+    return weights + rope + transforms * (2 if device == "cpu" else 1)  # CPU kernels read a copy in their own layout
 
 
 def _transform_bytes(side: SidePlan, spec: ModelSpec) -> int:
