@@ -207,17 +207,15 @@ class _Bench:
     device: str
 
     def model(self, spec: ModelSpec, made_up: bool) -> DenseDecoder:
-        load = random_weights(spec, self.dtype, self.device)
-        if not made_up:
-            source = open_checkpoint(str(self.options.model))
-            source.check()
-            read = weight_loader(source, self.dtype, self.device)
-
-            def load(name: str) -> torch.Tensor:
-                return read(name).clone()  # not a view of the file: its pages come and go as the system likes
-
+        load = random_weights(spec, self.dtype, self.device) if made_up else self._checkpoint()
         with torch.inference_mode():
             return DenseDecoder(spec, load, self.tokens + 1, self.device)
+
+    def _checkpoint(self) -> Callable[[str], torch.Tensor]:
+        source = open_checkpoint(str(self.options.model))
+        source.check()
+        read = weight_loader(source, self.dtype, self.device)
+        return lambda name: read(name).clone()  # not a view of the file: its pages come and go as the system likes
 
     def settle(self, model: DenseDecoder, plan: tuple[str, KVPlan]) -> None:
         """Run short sequences first, as many as there will be: what the heap grows by on first use is no cache's."""
