@@ -6,6 +6,7 @@ What `octavo memory --shape` measures, for machines that have torch and little e
 import argparse
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,12 +33,12 @@ def main() -> None:
         shape=(given.shape, SHAPES[given.shape]), dtypes=tuple(given.kv_cache_dtype),
         batch_sizes=tuple(given.batch_sizes), tokens=given.tokens, fill=given.fill,
     )  # fmt: skip
-    seen = set()
+    begin, seen = time.perf_counter(), set()
 
     def progress(what: str, done: int, total: int) -> None:
         if what not in seen:
             seen.add(what)
-            print(what, file=sys.stderr, flush=True)
+            print(f"{time.perf_counter() - begin:.0f} s: {what}", file=sys.stderr, flush=True)
 
     found = prove(run_probe(options, progress)).as_dict()
     command = f"benchmarks/memory.py --shape {given.shape} --fill {given.fill}"

@@ -120,3 +120,19 @@ def compiled() -> int:
 
     kernels = (attend_kernel, store_kernel, store_wide_kernel, norm_kernel, silu_mul_kernel)
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+
+
+@pytest.mark.parametrize("cache", ["bf16", "int8", "int4"])
+def test_deterministic_mode_is_exact(checkpoint, cache):
+    """Bit for bit the same scores, whatever the batches, chunks and splits would have been."""
+    folder, _ = checkpoint("llama")
+    draw = torch.Generator().manual_seed(3)
+    many = [torch.randint(3, 320, (length,), generator=draw).tolist() for length in (5, 66, 127, 400, 1000, 188, 31)]
+    options = {"kv_cache_memory": "16384tok", "kv_self_test": "off", "deterministic": True, "kv_cache_dtype": cache}
+    base = LLM(folder, dtype="bfloat16", device="cuda", max_num_batched_tokens=2048, **options)
+    want = base.score(many)
+    for tokens in (64, 333):
+        other = base.with_cache(max_num_batched_tokens=tokens, max_num_seqs=9)
+        for one, rows in zip(reversed(want), other.score(many[::-1]), strict=True):
+            assert torch.equal(one, rows)
+    assert torch.equal(base.with_cache(enable_prefix_caching=False).score(many[3]), want[3])
