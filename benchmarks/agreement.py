@@ -35,14 +35,16 @@ def ours(form: str, limit: int, out: Path) -> Answers:
     return {row["id"]: (row["answer"], list(row["logprobs"].values())) for row in map(json.loads, lines)}
 
 
-def write_tasks(form: str, questions: list[Question], folder: Path) -> list[str]:
-    """One task of lm_eval for each subject: its own template over a local file."""
+def write_tasks(form: str, questions: list[Question], folder: Path, keep_spaces: bool) -> list[str]:
+    """One task of lm_eval for each subject: its own template over a local file. `keep_spaces`: but for its `strip`."""
     import lm_eval
     import yaml
 
     template = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / TEMPLATES[form]
     shared = yaml.safe_load(template.read_text(encoding="utf-8"))
     shared = {name: value for name, value in shared.items() if not name.startswith("fewshot")}
+    if keep_spaces:
+        shared["doc_to_text"] = shared["doc_to_text"].replace("question.strip()", "question")
     names = []
     for subject in sorted({question.group for question in questions}):
         rows = [
@@ -75,12 +77,12 @@ def hub_model() -> Any:
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu")
 
 
-def theirs(form: str, questions: list[Question], model: Any, folder: Path) -> Answers:
+def theirs(form: str, questions: list[Question], model: Any, folder: Path, keep_spaces: bool) -> Answers:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = write_tasks(form, questions, folder)
+    names = write_tasks(form, questions, folder, keep_spaces)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     result = simple_evaluate(model=model, tasks=names, task_manager=manager, bootstrap_iters=0, log_samples=True)
     assert result is not None
@@ -115,6 +117,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--forms", default=",".join(TEMPLATES))
     parser.add_argument("--out", default="runs/agreement")
+    parser.add_argument("--keep-spaces", action="store_true", help="lm_eval too keeps spaces around a question")
     parser.add_argument("--json")
     flags = parser.parse_args()
     out = Path(flags.out)
@@ -126,7 +129,7 @@ def main() -> int:
         left = ours(form, flags.limit, out)
         middle = time.perf_counter()
         questions = [by_id[key] for key in left]
-        right = theirs(form, questions, model, out / f"{form}-tasks")
+        right = theirs(form, questions, model, out / f"{form}-tasks", flags.keep_spaces)
         report[form] = compare(left, right, questions) | {
             "seconds": round(middle - begin, 1), "seconds_lm_eval": round(time.perf_counter() - middle, 1)
         }  # fmt: skip
