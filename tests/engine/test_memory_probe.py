@@ -1,5 +1,6 @@
 """Caches that are really filled: what rows say beside the law's arithmetic and the tensors themselves."""
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,18 @@ SMALL = ModelSpec(
     family="llama", layers=2, width=96, mlp_width=128, heads=6, kv_heads=2, head_dim=64, vocab_size=320,
     max_position=2048, rope=RopeSpec(rotary_dim=64),
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """Each row collects garbage; what other modules hold need not be walked every time (0.2 s with torch)."""
+    import transformers  # noqa: F401 - imported before, so that its objects are among them
+    from matplotlib import figure  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def probe(**changes):
