@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from octavo.base.errors import BadValue, CapacityError, OctavoError, UnknownChoice, UsageError
 from octavo.cli import main
 from octavo.engine.runner import Runner
-from octavo.evals import memory_probe
+from octavo.evals import memory_probe, memory_reading
 from octavo.evals.memory_fill import FILLS, Job
 from octavo.evals.memory_probe import ProbeOptions, run_probe
 from octavo.evals.memory_report import prove
@@ -38,16 +39,22 @@ SMALL = ModelSpec(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """Each row collects garbage; what other modules hold need not be walked every time (0.2 s with torch)."""
-    import transformers  # noqa: F401 - imported before, so that its objects are among them
-    from matplotlib import figure  # noqa: F401
+def filled(cache: str, fill: str) -> tuple[PagePool, int, list[int]]:
+    """A pool of 0xFF filled with three sequences of 128 tokens, the pages held, and what was said on the way."""
+    plan, stored = plan_without_numbers(cache, SMALL), []
+    model = DenseDecoder(SMALL, random_weights(SMALL, torch.float32, "cpu"), 129, "cpu")
+    transforms = stand_in_transforms(plan, SMALL, "cpu")
+    pool = PagePool(plan, plan.layouts(2, 64), 6, "cpu", fill=0xFF, transforms=transforms)
+    job = Job(3, 128, 100, SMALL.vocab_size, stored.append)
+    return pool, FILLS[fill](Runner(model, pool, choose("auto", "cpu", plan).impl), job, False), stored
 
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+
+@pytest.fixture(autouse=True)
+def quick_collections(monkeypatch):
+    """Every row collects garbage, and to walk all that the libraries hold takes 0.1 s; the young will do."""
+    young = SimpleNamespace(collect=lambda: gc.collect(0))
+    monkeypatch.setattr(memory_probe, "gc", young)
+    monkeypatch.setattr(memory_reading, "gc", young)
 
 
 def probe(**changes):
@@ -74,13 +81,8 @@ def test_rows_of_a_checkpoint_are_the_law(checkpoint, fill):
 @pytest.mark.parametrize("fill", FILLS)
 def test_a_fill_writes_every_slot(fill):
     """0xFF is NaN in bf16, so a slot that nobody wrote would show."""
-    plan = plan_without_numbers("bf16", SMALL)
-    model = DenseDecoder(SMALL, random_weights(SMALL, torch.float32, "cpu"), 129, "cpu")
-    pool = PagePool(plan, plan.layouts(2, 64), 6, "cpu", fill=0xFF)
-    stored: list[int] = []
-    job = Job(3, 128, 100, SMALL.vocab_size, stored.append)
-    assert FILLS[fill](Runner(model, pool, choose("auto", "cpu", plan).impl), job, False) == 6
-    assert sum(stored) == 3 * 128
+    pool, held, stored = filled("bf16", fill)
+    assert held == 6 and sum(stored) == 3 * 128
     for layer in pool.layers:
         for slot in (layer.layout.key_slots[0], layer.layout.value_slots[0]):
             assert layer.plane(slot).isfinite().all()
