@@ -84,7 +84,7 @@ def _targets(chart: str | None) -> list[Path]:
     if chart is None:
         return []
     path = Path(chart)
-    if path.suffix not in ("", ".png", ".svg"):
+    if not path.name or path.is_dir() or path.suffix not in ("", ".png", ".svg"):
         raise BadValue(f"chart: `{chart}` (a file that ends in .png or .svg; both are drawn without an ending)")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write `{chart}`: there is no folder `{path.parent}`")
@@ -111,7 +111,7 @@ def render(proof: "MemoryProof") -> Any:
     lines: list[Any] = [
         f"{probe.name}: B sequences of {probe.tokens} tokens, computed in {probe.dtype} on {probe.device} "
         f"({', '.join(sorted(set(probe.kernels.values())))} kernels, fill: {probe.fill})",
-        _totals(proof, where), _laws(proof),
+        _totals(proof, where), *([_laws(proof)] if proof.law else []),
     ]  # fmt: skip
     for row in probe.skipped:
         lines.append(

@@ -53,6 +53,8 @@ def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) 
                 unchecked.run(_batch(variant, runner))
     for variant in several:
         runner.run(_batch(variant, runner)).argmax().item()  # waits for the device
+    if runner.pool.layers[0].pages.is_cuda:
+        torch.cuda.empty_cache()  # compiling side by side held the tensors of every layer at once
     log.info("kernels are ready (%.1f s)", time.perf_counter() - begin)
 
 

@@ -5,34 +5,34 @@ is neither weights nor cache (interpreter, libraries, kernels, workspace) is mea
 of all, so that the law's intercept can be foretold: runtime + weights + transforms.
 """
 
-import ctypes
 import gc
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from octavo.base import device as hardware
+from octavo.base.device import device_memory, physical_cores
 from octavo.base.errors import BadValue, CapacityError, UsageError
 from octavo.base.units import format_bytes
 from octavo.checkpoint import open_checkpoint
 from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
+from octavo.engine.options import DTYPES
 from octavo.engine.runner import Runner
 from octavo.engine.warm_up import variants, warm_up
 from octavo.evals.memory_fill import FILLS, Job
+from octavo.evals.memory_reading import let_go, process_mib, trim
+from octavo.evals.memory_rows import MemoryRow, Probe, SkippedRow
 from octavo.evals.stand_in import plan_without_numbers, random_weights, resident_bytes, stand_in_transforms
 from octavo.kernels.choice import choose
 from octavo.kv.layout import PAGE_TOKENS
-from octavo.kv.plan import KVPlan
+from octavo.kv.plan import KVPlan, dtype_name
 from octavo.kv.pool import PagePool
 from octavo.memory.law import memory_law
 from octavo.models.dense import DenseDecoder
 from octavo.models.spec import ModelSpec
 
-__all__ = ["MemoryRow", "Probe", "ProbeOptions", "SkippedRow", "run_probe"]
+__all__ = ["ProbeOptions", "run_probe"]
 
 _MIB = 2**20
 Advance = Callable[[str, int, int], None]
@@ -63,6 +63,8 @@ class ProbeOptions:
             raise BadValue(
                 f"batch sizes: {','.join(map(str, self.batch_sizes))} (a line needs two different ones, from 1)"
             )
+        object.__setattr__(self, "dtype", DTYPES.resolve(self.dtype))
+        object.__setattr__(self, "dtypes", tuple(dtype_name(cache) for cache in self.dtypes))
         if not self.dtypes or len(set(self.dtypes)) < len(self.dtypes):
             raise BadValue(f"caches: {' '.join(self.dtypes) or 'none'} (each once, at least one)")
         if self.tokens is not None and self.tokens < 2:
@@ -70,61 +72,12 @@ class ProbeOptions:
         FILLS.resolve(self.fill)
 
 
-@dataclass(frozen=True)
-class MemoryRow:
-    """One cache, filled. `process_mib` is what backs the process in host memory, `device_mib` what is taken on the GPU
-    as its driver says (by whom it may be), `kv_mib` the tensors of the pool."""
-
-    batch: int
-    dtype: str
-    process_mib: float
-    device_mib: float | None
-    kv_mib: float
-    pages: int
-    seconds: float
-
-    @property
-    def total_mib(self) -> float:
-        """What the law is about: the memory that weights and cache lie in."""
-        return self.process_mib if self.device_mib is None else self.device_mib
-
-
-@dataclass(frozen=True)
-class SkippedRow:
-    """A cache that was not tried, as it does not fit."""
-
-    batch: int
-    dtype: str
-    needed_mib: float
-    free_mib: float
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was measured, and what the arithmetic needs beside it."""
-
-    name: str
-    spec: ModelSpec
-    dtype: str
-    device: str
-    tokens: int
-    fill: str
-    kernels: dict[str, str]
-    plans: dict[str, KVPlan]
-    rows: tuple[MemoryRow, ...]
-    skipped: tuple[SkippedRow, ...]
-    runtime_mib: dict[str, float]
-    """by cache: interpreter, libraries, kernels and workspace, measured with one layer in the place of all"""
-    resident_mib: dict[str, float]
-    """by cache and by arithmetic: weights, rotary tables, transforms"""
-
-
 def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
     """Fill every cache at every batch size that fits. `advance(what, done, total)` follows it. Raises CapacityError
     where the weights alone do not fit, UsageError where the system does not say what a process takes."""
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
-    _process_mib()  # says so now if it cannot
+    process_mib()  # says so now if it cannot
     name, spec = options.shape or _about(str(options.model))
     tokens = options.tokens or min(2048, spec.max_position)
     if tokens > spec.max_position:
@@ -135,7 +88,6 @@ def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
         )
     plans = {cache: plan_without_numbers(cache, spec) for cache in options.dtypes}
     bench = _Bench(options, tokens, dtype, device)
-    runtime = _runtime(bench, spec, advance)
     resident = {cache: resident_bytes(spec, plan, dtype, device, tokens + 1) for cache, plan in plans.items()}
     free = bench.free_bytes()
     if max(resident.values()) > free:
@@ -143,6 +95,7 @@ def run_probe(options: ProbeOptions, advance: Advance) -> Probe:
             f"the weights take {format_bytes(max(resident.values()))} and {format_bytes(free)} are free on {device}",
             hint="take a smaller shape, or --scale",
         )
+    runtime = _runtime(bench, spec, advance)
     model = bench.model(spec, made_up=options.shape is not None)
     bench.settle(model, next(iter(plans.items())))
     found = [row for plan in plans.items() for row in _rows(bench, model, plan, advance)]
@@ -185,16 +138,21 @@ def _rows(
     done, total = 0, sum(sizes) * bench.tokens
     for batch in sizes:
         needed, free = batch * law.sequence_bytes(bench.tokens), bench.free_bytes()
-        if needed > 0.98 * free:
+        if not _fits(needed, free):
             yield SkippedRow(batch, cache, needed / _MIB, free / _MIB)
             continue
 
-        def stored(tokens: int, base: int = done) -> None:
+        def stored(tokens: int) -> None:
             nonlocal done
             done += tokens
             advance(f"{cache}, batch {batch}", done, total)  # noqa: B023 - called before the next turn
 
         yield bench.row(model, *plan, batch, stored)
+
+
+def _fits(needed: int, free: int) -> bool:
+    """Whether so many bytes may be taken: a little is left to the rest of the machine."""
+    return needed <= 0.98 * free
 
 
 @dataclass(frozen=True)
@@ -207,11 +165,11 @@ class _Bench:
     device: str
 
     def model(self, spec: ModelSpec, made_up: bool) -> DenseDecoder:
-        load = random_weights(spec, self.dtype, self.device) if made_up else self._checkpoint()
+        load = random_weights(spec, self.dtype, self.device) if made_up else self._read()
         with torch.inference_mode():
             return DenseDecoder(spec, load, self.tokens + 1, self.device)
 
-    def _checkpoint(self) -> Callable[[str], torch.Tensor]:
+    def _read(self) -> Callable[[str], torch.Tensor]:
         source = open_checkpoint(str(self.options.model))
         source.check()
         read = weight_loader(source, self.dtype, self.device)
@@ -219,15 +177,19 @@ class _Bench:
 
     def settle(self, model: DenseDecoder, plan: tuple[str, KVPlan]) -> None:
         """Run short sequences first, as many as there will be: what the heap grows by on first use is no cache's."""
+        one, free = memory_law(model.spec, plan[1]).sequence_bytes(self.tokens), self.free_bytes()
+        batch = max((size for size in self.options.batch_sizes if _fits(size * one, free)), default=0)
+        tokens = min(self.tokens, 2 * PAGE_TOKENS)
         for fill in FILLS:
-            short = replace(self, options=replace(self.options, fill=fill), tokens=min(self.tokens, 2 * PAGE_TOKENS))
-            short.row(model, *plan, max(self.options.batch_sizes), lambda tokens: None)
+            if batch and (fill != "generate" or tokens > PAGE_TOKENS):
+                short = replace(self, options=replace(self.options, fill=fill), tokens=tokens)
+                short.row(model, *plan, batch, lambda tokens: None)
 
     def row(
         self, model: DenseDecoder, cache: str, plan: KVPlan, batch: int, advance: Callable[[int], None]
     ) -> MemoryRow:
         """Allocate, fill, measure; all but the weights is free again on return."""
-        _let_go(self.device)
+        let_go(self.device)
         begin, spec = time.perf_counter(), model.spec
         layouts = plan.layouts(spec.kv_heads, spec.head_dim)
         pages = memory_law(spec, plan).pages(self.tokens) * batch
@@ -236,48 +198,24 @@ class _Bench:
         runner = Runner(model, pool, kernels.impl)
         if kernels.impl == "triton":
             several = variants(spec.heads // spec.kv_heads, PAGE_TOKENS, self.options.chunk, self.tokens)
-            warm_up(runner, several, hardware.physical_cores())
+            warm_up(runner, several, physical_cores())
         job = Job(batch, self.tokens, self.options.chunk, spec.vocab_size, advance)
         held = FILLS[self.options.fill](runner, job, kernels.graphs)
         assert held == pages == pool.num_pages, f"{held} pages were held, {pages} are {batch} sequences"
         gc.collect()
-        _trim()
+        trim()
         seconds = round(time.perf_counter() - begin, 2)
         return MemoryRow(
-            batch, cache, _process_mib(), self._device_mib(), pool.allocated_bytes / _MIB, pool.num_pages, seconds
+            batch, cache, process_mib(), self._device_mib(), pool.allocated_bytes / _MIB, pool.num_pages, seconds
         )
 
     def _device_mib(self) -> float | None:
         if self.device == "cpu":
             return None
         torch.cuda.synchronize(self.device)
-        free, total = hardware.device_memory(self.device)
+        free, total = device_memory(self.device)
         return (total - free) / _MIB
 
     def free_bytes(self) -> int:
-        _let_go(self.device)
-        return hardware.device_memory(self.device)[0]
-
-
-def _process_mib() -> float:
-    found = hardware.process_memory_bytes()
-    if found is None:
-        raise UsageError(f"{sys.platform} does not say what a process takes: no /proc/self/status")
-    return found / _MIB
-
-
-def _let_go(device: str) -> None:
-    """Give back what nobody holds, to the system."""
-    gc.collect()
-    _trim()
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-
-
-def _trim() -> None:
-    """Have the C library return what was freed; only glibc needs to be told."""
-    if os.name == "posix" and sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        let_go(self.device)
+        return device_memory(self.device)[0]

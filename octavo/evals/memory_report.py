@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from octavo.evals.memory_probe import Probe
+from octavo.evals.memory_rows import Probe
 from octavo.memory.fit import Line, crossing, fit_line
 from octavo.memory.law import int4_weight_bytes, memory_law, weight_bytes
 
@@ -80,7 +80,7 @@ def prove(probe: Probe) -> MemoryProof:
     """Fit a line to each cache that was measured at two batch sizes or more."""
     law = {cache: found for cache in probe.plans if (found := _law(probe, cache)) is not None}
     lines: dict[str, ChartLine] = {}
-    saved = (weight_bytes(probe.spec, probe.dtype) - int4_weight_bytes(probe.spec)) / _MIB
+    saved = (weight_bytes(probe.spec, probe.dtype) - int4_weight_bytes(probe.spec, probe.dtype)) / _MIB
     for cache, found in law.items():
         lines[f"KV {cache}"] = ChartLine(found.intercept_mib, found.slope_mib, True)
     for cache, found in law.items():

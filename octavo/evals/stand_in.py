@@ -8,12 +8,13 @@ from torch import Tensor
 
 from octavo.base.errors import BadValue
 from octavo.calibrate.cache_plan import CacheOptions, plan_for
-from octavo.kv.plan import KVPlan, LayerPlan, SidePlan, parse_dtype
+from octavo.kv.plan import KVPlan, LayerPlan, SidePlan, dtype_name, parse_dtype
 from octavo.kv.pool import unfitted
+from octavo.kv.scheme import Scheme
 from octavo.kv.transform import PLAIN, ROTATION, SideTransform
 from octavo.memory.law import weight_bytes
 from octavo.models.families import weight_shapes
-from octavo.models.linear import packs
+from octavo.models.linear import missing_rows, packs
 from octavo.models.spec import ModelSpec
 
 __all__ = ["plan_without_numbers", "random_weights", "resident_bytes", "scaled", "stand_in_transforms"]
@@ -37,7 +38,7 @@ def scaled(spec: ModelSpec, factor: float) -> ModelSpec:
 
 
 def random_weights(spec: ModelSpec, dtype: torch.dtype, device: str) -> Callable[[str], Tensor]:
-    """Weights by name, made on the device: norms of ones, everything else normal and small."""
+    """Weights by name, made on the device: vectors (norms, biases) of ones, matrices normal and small."""
     shapes = weight_shapes(spec)
 
     def load(name: str) -> Tensor:
@@ -53,13 +54,13 @@ def plan_without_numbers(dtype: str, spec: ModelSpec) -> KVPlan:
     key, value = parse_dtype(dtype)
     names = [_UNSCALED if scheme.needs_scale else scheme.name for scheme in (key, value)]
     plan = plan_for(CacheOptions(kv_cache_dtype=",".join(names)), spec, None).plan
-    static = [SidePlan(scheme, scheme.rotates, fitted=("static",)) for scheme in (key, value)]
-    layers = [
-        LayerPlan(static[0] if key.needs_scale else layer.key, static[1] if value.needs_scale else layer.value)
-        for layer in plan.layers
-    ]
-    name = key.name if key.name == value.name else f"{key.name},{value.name}"
-    return replace(plan, name=name, layers=tuple(layers))
+
+    def side(planned: SidePlan, scheme: Scheme) -> SidePlan:
+        static = replace(planned, scheme=scheme, rotated=scheme.rotates, fitted=("static",))
+        return static if scheme.needs_scale else planned
+
+    layers = (LayerPlan(side(layer.key, key), side(layer.value, value)) for layer in plan.layers)
+    return replace(plan, name=dtype_name(dtype), layers=tuple(layers))
 
 
 def stand_in_transforms(
@@ -71,9 +72,9 @@ def stand_in_transforms(
     def side(planned: SidePlan) -> SideTransform:
         if not planned.fitted:
             return ROTATION if planned.rotated else PLAIN
-        one = torch.eye(spec.head_dim, device=device).expand(spec.kv_heads, -1, -1)
+        one, back = (torch.eye(spec.head_dim, device=device).repeat(spec.kv_heads, 1, 1) for _ in range(2))
         shift = torch.zeros(spec.kv_heads, spec.head_dim, device=device) if _moved(planned) else None
-        return SideTransform(planned.rotated, one.contiguous(), one.contiguous(), shift)
+        return SideTransform(planned.rotated, one, back, shift)
 
     return tuple(
         (side(layer.key), side(layer.value)) if layer.key.fitted or layer.value.fitted else unfitted(layer)
@@ -85,9 +86,12 @@ def resident_bytes(spec: ModelSpec, plan: KVPlan, dtype: torch.dtype, device: st
     """Bytes of what lies in memory beside the pages, by arithmetic: weights as they are laid out on `device`, rotary
     tables of `positions` rows, transforms."""
     weights = weight_bytes(spec, str(dtype).removeprefix("torch."))
-    head = spec.vocab_size * spec.width * dtype.itemsize
+    row = spec.width * dtype.itemsize
+    weights += missing_rows(spec.vocab_size, device) * row
     if spec.tied_embeddings and packs(dtype, device):  # the head is reordered, the embedding is not
-        weights += head
+        weights += spec.vocab_size * row
+    if spec.has_key_bias:  # kept once more, in fp32
+        weights += 4 * spec.layers * spec.kv_heads * spec.head_dim
     rope = 2 * positions * (spec.rope.rotary_dim // 2) * 4
     transforms = sum(_transform_bytes(side, spec) for one in plan.layers for side in (one.key, one.value))
     return weights + rope + transforms * (2 if device == "cpu" else 1)  # CPU kernels read a copy in their own layout

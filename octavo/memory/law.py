@@ -31,16 +31,17 @@ def weight_bytes(spec: ModelSpec, dtype: str) -> int:
     return spec.parameters * DTYPE_BYTES[dtype]
 
 
-def int4_weight_bytes(spec: ModelSpec) -> int:
+def int4_weight_bytes(spec: ModelSpec, dtype: str = "bfloat16") -> int:
     """Bytes of the weights with every linear layer of the blocks at 4.5 bits and all else (embedding, head, norms,
-    biases) at 16: what such a checkpoint would take, by arithmetic."""
+    biases) as `dtype`: what such a checkpoint would take, by arithmetic. Raises BadValue."""
     linear = sum(
         rows * columns
-        for name, (rows, *rest) in weight_shapes(spec).items()
-        for columns in rest
+        for name, (rows, *others) in weight_shapes(spec).items()
+        for columns in others
         if name.startswith("model.layers.")
     )
-    return int(linear * INT4_WEIGHT_BITS / 8) + (spec.parameters - linear) * 2
+    rest = weight_bytes(spec, dtype) - linear * DTYPE_BYTES[dtype]
+    return int(linear * INT4_WEIGHT_BITS / 8) + rest
 
 
 @dataclass(frozen=True)

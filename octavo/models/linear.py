@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Linear", "packs", "pad_rows"]
+__all__ = ["Linear", "missing_rows", "packs", "pad_rows"]
 
 _ROW_MULTIPLE = 64
 _INVARIANT_ROWS = 32
@@ -45,8 +45,13 @@ class Linear:
 def pad_rows(weight: Tensor) -> Tensor:
     """The weight `[out, in]` with rows of zeros up to a multiple of 64 on a GPU; as it is elsewhere. cuBLAS takes its
     fast kernels only where the rows of the product begin at multiples of 16 bytes, and vocabularies are of any size."""
-    missing = -len(weight) % _ROW_MULTIPLE
-    return functional.pad(weight, (0, 0, 0, missing)) if missing and weight.is_cuda else weight
+    missing = missing_rows(len(weight), weight.device.type)
+    return functional.pad(weight, (0, 0, 0, missing)) if missing else weight
+
+
+def missing_rows(count: int, device: str) -> int:
+    """How many rows `pad_rows` adds to `count`; `device`: cpu, cuda or cuda:N."""
+    return -count % _ROW_MULTIPLE if device.startswith("cuda") else 0
 
 
 def _pack(weight: Tensor) -> Tensor | None:
