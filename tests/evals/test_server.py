@@ -160,7 +160,7 @@ def test_letters_that_say_nothing_are_noticed(tmp_path, monkeypatch):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serving(Model()) as url:
         for _ in ("a run", "and the same again, all of it done"):
-            ran = run(url, "mmlu", tmp_path / "out", form="auto", data=str(data), control=False)
+            ran = run(url, "mmlu:astronomy", tmp_path / "out", form="auto", data=str(data), control=False)
     assert ran.about["form"] == "cloze"
     assert ran.about["letter_form"] == {"label": "A", "share": 1.0, "items": 4, "blind": True}
 
@@ -291,6 +291,19 @@ def test_a_log_probability_that_is_no_number(value):
     said = 200, {}, json.dumps({"choices": [{"logprobs": reply}]}).encode()
     with serving(Model(script=lambda number: said)) as url, pytest.raises(OctavoError, match=f"is {value}"):
         option_sum(connect(url, ServerOptions()), "a b", " b", seed=0)
+
+
+def test_the_verb_takes_a_name_and_urls(questions, tmp_path, capsys):
+    from octavo.cli import main
+
+    out, data = tmp_path / "out", tmp_path / "eval.json"
+    with serving(Model()) as one, serving(Model(salt=3)) as other:
+        flags = ["--url", f"{one},{other}", "--task", questions, "--out", str(out), "--json", str(data)]
+        assert main(["eval", Model.name, *flags]) == 0
+    assert "toy/word-model on" in capsys.readouterr().out
+    found = json.loads(data.read_text())
+    first, second = found["scores"]
+    assert main(["compare", found["files"][first], found["files"][second]]) == 0
 
 
 def test_urls_and_flags_that_do_not_go_together(capsys):
