@@ -61,6 +61,11 @@ class Model:
         return 200, {}, json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
+class Listening(ThreadingHTTPServer):
+    request_queue_size = 64
+    """connections that wait to be taken; beyond the usual 5 a client tries again after a second"""
+
+
 @contextmanager
 def serving(model: Model, port: int = 0):
     class Handler(BaseHTTPRequestHandler):
@@ -84,7 +89,7 @@ def serving(model: Model, port: int = 0):
         def log_message(self, *given) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+    with Listening(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.005,))
         thread.start()
         try:
