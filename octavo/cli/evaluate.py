@@ -1,15 +1,17 @@
 """The verb `eval`: a task through one model with several caches, and what changed."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
+from octavo.base.errors import UsageError
 from octavo.cli.output import JsonTarget, check_json_target, emit
 from octavo.kv.plan import split_dtypes
 
 if TYPE_CHECKING:
     from octavo.evals.run_eval import EvalReport
+    from octavo.evals.server import ServerOptions
 
 __all__ = ["EvalFlags", "evaluate", "tables"]
 
@@ -18,7 +20,8 @@ __all__ = ["EvalFlags", "evaluate", "tables"]
 @dataclass(frozen=True)
 class EvalFlags:
     model: str
-    """A Hugging Face folder, a GGUF file, a hub id, or `smollm2` for the packaged default."""
+    """A Hugging Face folder, a GGUF file, a hub id, or `smollm2` for the packaged default; or URLs of servers with
+    OpenAI's completions API, with commas between them: http://localhost:8000,http://localhost:8001."""
     _: KW_ONLY
     task: str
     """Questions: mmlu, ceval (both also :CATEGORY or :SUBJECT), arc-easy, arc-challenge, piqa, winogrande, hellaswag,
@@ -55,7 +58,21 @@ class EvalFlags:
     """Scores that do not depend on the batches, bit for bit: the control must change nothing. Slower."""
     block_size: int | None = None
     """Tokens of a page; on a CPU 8, so that what questions share is computed once."""
+    url: str | None = None
+    """URLs of servers; MODEL is then what they call the model."""
+    served_model_name: str | None = None
+    """What the servers call the model; if not given, the only one that each lists."""
+    api_key: str | None = None
+    """The servers' key; if not given, the environment variable OPENAI_API_KEY."""
+    concurrency: int = 16
+    """Items that servers are asked for at once."""
+    timeout: float = 300.0
+    """Seconds without a byte from a server after which it is asked again."""
     json: JsonTarget = None
+
+
+_ENGINE = ("kv_asset", "kv_rotate", "kv_self_test", "dtype", "device", "kernels", "deterministic", "block_size")
+"""flags that are options of the engine"""
 
 
 def evaluate(flags: EvalFlags) -> None:
@@ -64,22 +81,11 @@ def evaluate(flags: EvalFlags) -> None:
     from octavo.evals.run_eval import EvalOptions, report_of, run_eval
 
     check_json_target(flags.json)
-    engine: dict[str, Any] = {
-        name: getattr(flags, name)
-        for name in (
-            "kv_asset",
-            "kv_rotate",
-            "kv_self_test",
-            "dtype",
-            "device",
-            "kernels",
-            "deterministic",
-            "block_size",
-        )
-        if getattr(flags, name) is not None
-    }
+    engine: dict[str, Any] = {name: getattr(flags, name) for name in _ENGINE if getattr(flags, name) is not None}
+    url, server = _server(flags)
     options = EvalOptions(
-        model=flags.model, task=flags.task, dtypes=split_dtypes(flags.kv_cache_dtype), form=flags.form,
+        model=url or flags.model, server=server,
+        task=flags.task, dtypes=split_dtypes(flags.kv_cache_dtype), form=flags.form,
         shots=flags.shots, examples=flags.examples, data=flags.data, limit=flags.limit, seed=flags.seed,
         out=flags.out, control=flags.control, resume=flags.resume, engine=engine,
     )  # fmt: skip
@@ -87,6 +93,27 @@ def evaluate(flags: EvalFlags) -> None:
         run = run_eval(options, progress)
     report = report_of(run, flags.margin)
     emit(report.as_dict(), tables(report), flags.json)
+
+
+def _server(flags: EvalFlags) -> "tuple[str | None, ServerOptions]":
+    """The servers' URLs, if any, and how they are asked. Raises UsageError for flags that do not go together."""
+    from octavo.evals.server import ServerOptions, is_url
+
+    name, url = flags.served_model_name, flags.model if is_url(flags.model) else flags.url
+    if flags.url is not None and (is_url(flags.model) or not is_url(flags.url)):
+        raise UsageError(
+            f"--url {flags.url} with the model {flags.model}", hint="octavo eval NAME --url http://HOST:PORT"
+        )
+    if flags.url is not None:
+        name = name or flags.model
+    default = {field.name: field.default for field in fields(EvalFlags)}
+    given = [flag for flag in (*_ENGINE, "kv_cache_dtype") if getattr(flags, flag) != default[flag]]
+    if url is not None and given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(f"--{flag} is for a model in process, and {url} is a server", hint="give such to the server")
+    return url, ServerOptions(
+        served_model_name=name, api_key=flags.api_key, concurrency=flags.concurrency, timeout_seconds=flags.timeout
+    )
 
 
 def tables(report: "EvalReport") -> Any:

@@ -9,10 +9,10 @@ from octavo.evals.tasks.extraction import NO_ANSWER, RULES
 
 if TYPE_CHECKING:
     from octavo.checkpoint.tokenizer import Tokenizer
-    from octavo.engine.llm import LLM, RequestOutput
+    from octavo.engine.llm import LLM
     from octavo.evals.tasks.items import GeneratedItem
 
-__all__ = ["Prompted", "generated_records", "prompts_of"]
+__all__ = ["Prompted", "generated_line", "generated_records", "prompts_of"]
 
 Prompted = tuple["GeneratedItem", list[int]]
 """an item and its prompt's token ids: the same for every cache"""
@@ -36,15 +36,17 @@ def generated_records(llm: "LLM", pairs: Sequence[Prompted]) -> list[dict[str, A
     """Lines of a result file, in the order of `pairs`, which run together. Raises OctavoError."""
     params = [SamplingParams(temperature=0, max_tokens=item.max_tokens, stop=item.stop) for item, _ in pairs]
     outputs = llm.generate([ids for _, ids in pairs], params) if pairs else []
-    return [_record(item, output) for (item, _), output in zip(pairs, outputs, strict=True)]
+    return [
+        generated_line(item, output.text, len(output.token_ids), str(output.finish_reason))
+        for (item, _), output in zip(pairs, outputs, strict=True)
+    ]
 
 
-def _record(item: "GeneratedItem", output: "RequestOutput") -> dict[str, Any]:
-    """`output` is the text as it was generated, without the stop; `tokens` counts what was generated; `finish` says
-    whether a stop or the limit ended it."""
-    answer = RULES[item.rule](output.text)
+def generated_line(item: "GeneratedItem", text: str, tokens: int | None, finish: str) -> dict[str, Any]:
+    """`output` is the text as it was generated, without the stop; `tokens` counts what was generated (None: unknown);
+    `finish` says whether a stop or the limit ended it."""
+    answer = RULES[item.rule](text)
     return {
         "id": item.id, "group": item.group, "answer": answer, "gold": item.gold,
-        "correct": answer == item.gold and answer != NO_ANSWER, "output": output.text,
-        "tokens": len(output.token_ids), "finish": str(output.finish_reason),
+        "correct": answer == item.gold and answer != NO_ANSWER, "output": text, "tokens": tokens, "finish": finish,
     }  # fmt: skip

@@ -21,7 +21,7 @@ class Records:
         self.items: dict[str, dict[str, Any]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if resume and path.exists():
+            if resume and path.exists() and path.stat().st_size:
                 self._check(meta)
                 self._read()
             else:

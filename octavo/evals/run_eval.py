@@ -6,25 +6,24 @@ beside each other while both are in memory. The control is the first cache once 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from octavo.base.errors import BadValue
-from octavo.base.log import log
 from octavo.checkpoint.load import resolve_device
 from octavo.engine.llm import LLM
-from octavo.evals.choices import blind_label
+from octavo.evals.choices import blind_label, pilot_of, warn_of_blind
 from octavo.evals.records import Records
 from octavo.evals.reports import CONTROL, choice_report, perplexity_report
+from octavo.evals.server import ServerOptions, is_url
 from octavo.evals.tasks import Task, open_task
 from octavo.evals.ways import WAYS, Work
 
-__all__ = ["EvalOptions", "EvalReport", "EvalRun", "report_of", "run_eval"]
+__all__ = ["EvalOptions", "EvalReport", "EvalRun", "Progress", "file_name", "open_items", "report_of", "run_eval"]
 
-_PILOT = 150
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,6 +49,8 @@ class EvalOptions:
     window: int = 1024
     """perplexity: tokens of a window"""
     engine: dict[str, Any] = field(default_factory=dict)
+    server: ServerOptions = field(default_factory=ServerOptions)
+    """where `model` is URLs of servers, with commas between them"""
 
     def __post_init__(self) -> None:
         if len(set(self.dtypes)) != len(self.dtypes) or not self.dtypes:
@@ -69,19 +70,20 @@ class EvalRun:
 
 def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
     """Score every item with every cache; results are on disk as they come. Raises OctavoError."""
+    if is_url(options.model):
+        from octavo.evals.server_eval import run_server_eval
+
+        return run_server_eval(options, progress)
     begin = time.perf_counter()
-    task = _open(options, options.form)
+    task = open_items(options, options.form)
     llms = _engines(options)
     first = llms[options.dtypes[0]]
     pilot = None
     if options.form == "auto" and task.form == "letter":
         pilot = _pilot(first, task, options)
         if pilot["blind"]:
-            log.warning(
-                "%s answers %s to %.0f %% of %d questions in the letter form, which can show no damage then: "
-                "the cloze form is used", options.model, pilot["label"], 100 * pilot["share"], pilot["items"],
-            )  # fmt: skip
-            task = _open(options, "cloze")
+            warn_of_blind(options.model, pilot)
+            task = open_items(options, "cloze")
     about = {
         "model": first.source.name, "task": task.name, "form": task.form, "shots": task.shots, "source": task.source,
         "items": len(task.items), "items_digest": task.digest(), "limit": options.limit, "seed": options.seed,
@@ -90,7 +92,7 @@ def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
     }  # fmt: skip
     folder = Path(options.out)
     records = {
-        name: Records(folder / f"{_file_name(name)}.jsonl", {**about, "cache": llm.cache.dtype,
+        name: Records(folder / f"{file_name(name)}.jsonl", {**about, "cache": llm.cache.dtype,
             "plan": llm.cache.plan, "bytes_per_token": llm.cache.bytes_per_token}, options.resume)
         for name, llm in llms.items()
     }  # fmt: skip
@@ -99,14 +101,14 @@ def run_eval(options: EvalOptions, progress: Progress) -> EvalRun:
     return EvalRun(task, {name: record.path for name, record in records.items()}, about)
 
 
-def _open(options: EvalOptions, form: str) -> Task:
+def open_items(options: EvalOptions, form: str) -> Task:
     return open_task(
         options.task, form=form, shots=options.shots, data=options.data, examples=options.examples,
         limit=options.limit, seed=options.seed,
     )  # fmt: skip
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
 
 
@@ -127,8 +129,7 @@ def _engines(options: EvalOptions) -> dict[str, LLM]:
 
 def _pilot(llm: LLM, task: Task, options: EvalOptions) -> dict[str, Any]:
     """Whether this model's answers in the letter form tell its questions apart, by some of them."""
-    chosen = np.random.default_rng(options.seed).permutation(len(task.items))[:_PILOT].tolist()
-    some = replace(task, items=tuple(task.items[index] for index in chosen))
+    some = pilot_of(task, options.seed)
     way = WAYS[task.form]
     work = way.work(some, llm, options.window)
     records = [row for part in _parts(work, options.wave) for row in way.records(some, llm, part, {})]
