@@ -26,7 +26,7 @@ class DemoOptions:
     """The cache that the chats show beside the baseline."""
     baseline: str = "bf16"
     max_tokens: int = 96
-    questions: int = 150
+    questions: int = 300
     """Of MMLU's social sciences, drawn at random."""
     parts: tuple[str, ...] = ("memory", "calibrate", "eval", "chats")
     """What to run, with commas between."""

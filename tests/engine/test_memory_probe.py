@@ -154,7 +154,8 @@ def test_resident_bytes_are_those_of_the_tensors(name, dtype):
     for cache in ("bf16", "int8-static", "int4"):
         plan = plan_without_numbers(cache, spec)
         made = stand_in_transforms(plan, spec, "cpu")
-        assert resident_bytes(spec, plan, dtype, "cpu", 101) == bytes_of(model, made)
+        copies = bytes_of(made)  # CPU kernels lay transforms out again
+        assert resident_bytes(spec, plan, dtype, "cpu", 101) == bytes_of(model, made) + copies
 
 
 def test_a_padded_head_is_counted_on_a_gpu():
