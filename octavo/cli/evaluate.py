@@ -154,28 +154,20 @@ def _text_pair(pair: dict[str, Any]) -> str:
 
 
 def _pairs(report: "EvalReport") -> Any:
+    from rich.console import Group
     from rich.table import Table
 
-    table = Table(title=f"beside {report.pairs[0]['a']}")
-    for name in (
-        "cache",
-        "difference",
-        "95 %",
-        "gained",
-        "lost",
-        "other wrong",
-        "McNemar p",
-        "KL",
-        "same top",
-        "verdict",
-    ):
-        table.add_column(name, justify="left" if name in ("cache", "verdict") else "right")
+    table = Table(title=f"beside {report.pairs[0]['a']}: points, answers, nats")
+    columns = "cache", "difference", "95 %", "gained", "lost", "other wrong", "changed", "McNemar p", "KL", "same top"
+    for name in columns:
+        table.add_column(name, justify="left" if name == "cache" else "right", no_wrap=True)
     for pair in report.pairs:
         kl = "" if pair["kl_mean"] is None else f"{pair['kl_mean']:.2g}"
         top = "" if pair["same_top"] is None else f"{pair['same_top']:.2%}"
         low, high = pair["ci95"]
         table.add_row(
             pair["b"], f"{pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", str(pair["gained"]),
-            str(pair["lost"]), str(pair["changed_wrong"]), f"{pair['mcnemar_p']:.2g}", kl, top, pair["verdict"],
+            str(pair["lost"]), str(pair["changed_wrong"]), f"{pair['changed'] / pair['n']:.2%}",
+            f"{pair['mcnemar_p']:.2g}", kl, top,
         )  # fmt: skip
-    return table
+    return Group(table, *(f"{pair['b']}: {pair['verdict']}" for pair in report.pairs if pair["b"] != "control"))
