@@ -30,6 +30,7 @@ _ALL = (
     Verb("memory", "octavo.cli.memory:memory", "Fill caches by batch size, measure, and set the law beside it."),
     Verb("report", "octavo.cli.report:report", "One page from what eval, compare, memory and demo wrote."),
     Verb("plan", "octavo.cli.plan:plan", "What a model's KV cache costs, by arithmetic from its config alone."),
+    Verb("bench", "octavo.cli.bench:bench", "Load servers with OpenAI's API and time them from outside."),
     Verb("demo", "octavo.cli.demo:demo", "The main job on the packaged model: two caches side by side."),
     Verb("env", "octavo.cli.env:env", "What this machine has: versions, cores, memory, devices, kernels."),
 )
