@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from octavo.base.table import Table
 from octavo.engine.batch import build_batch
-from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.engine import Engine
 from octavo.engine.graphs import DecodeBuffers, GraphSet
+from octavo.engine.limits import EngineLimits
 from octavo.engine.request import Request
 from octavo.engine.runner import Runner
 from octavo.engine.sampling import SamplingParams
