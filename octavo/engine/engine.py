@@ -12,7 +12,7 @@ from torch import Tensor
 
 from octavo.base.errors import RequestError
 from octavo.engine.batch import build_batch
-from octavo.engine.detokenizer import TextStream
+from octavo.engine.detokenizer import Remembered, TextStream
 from octavo.engine.in_flight import InFlight, StepTimes, record_prompt, take_off
 from octavo.engine.limits import EngineLimits
 from octavo.engine.request import FinishReason, Request, Status, TokenEvent
@@ -46,6 +46,7 @@ class Engine:
         )
         self.requests: dict[str, Request] = {}
         self.times = StepTimes()
+        self._texts = None if tokenizer is None else Remembered(tokenizer)
         self.on_logits: Callable[[Request, int, Tensor], None] | None = None
         """tests and evaluation: called with (request, position, logits row) for every row that was wanted"""
         self._arrivals = 0
@@ -173,12 +174,12 @@ class Engine:
         return TokenEvent(request.id, token, text, reason, logprobs)
 
     def _text_stream(self, prompt: tuple[int, ...], params: SamplingParams) -> TextStream | None:
-        if self.tokenizer is None:
+        if self._texts is None:
             if params.stop:
                 raise RequestError("stop strings need a tokenizer, and this model has none", hint="use stop_token_ids")
             return None
         keep, skip = params.include_stop_str_in_output, params.skip_special_tokens
-        return TextStream(self.tokenizer, prompt, tuple(params.stop), keep, skip)
+        return TextStream(self._texts, prompt, tuple(params.stop), keep, skip)
 
     def drain(self) -> None:
         """Abort everything. Afterwards no page is held."""

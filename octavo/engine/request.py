@@ -1,5 +1,6 @@
 """One request: its tokens, its pages, its status, and the only code that moves them. Pure: no torch."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -71,7 +72,7 @@ class Request:
     score_from: int = 0
     """the first prompt position whose log-probabilities a scoring request wants"""
     tokens: list[int] = field(init=False)
-    pages: list[int] = field(default_factory=list)
+    pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0
     promised: int = 0
     published: int = 0
@@ -139,12 +140,12 @@ class Request:
             f"{self.id} is {self.status} with {len(self.pages)} pages"
         )
         assert self.promised == 0, f"{self.id} is admitted with {self.promised} tokens that nobody knows"
-        self.pages = list(shared)
+        self.pages = array("i", shared)
         self.published = len(shared)
         self.computed = self.cached = len(shared) * page_tokens
         self.status = Status.RUNNING
 
-    def preempt(self) -> list[int]:
+    def preempt(self) -> Sequence[int]:
         """Back to waiting, to be recomputed; the caller releases the pages that are returned. A promised token still
         comes: it was sampled before."""
         self.preemptions += 1
@@ -163,13 +164,13 @@ class Request:
         self.promised -= 1
         self.tokens.append(token)
 
-    def finish(self, reason: FinishReason) -> list[int]:
+    def finish(self, reason: FinishReason) -> Sequence[int]:
         """The end; the caller releases the pages that are returned."""
         self.status = Status.FINISHED
         self.finish_reason = reason
         return self._drop_pages()
 
-    def _drop_pages(self) -> list[int]:
-        pages, self.pages = self.pages, []
+    def _drop_pages(self) -> Sequence[int]:
+        pages, self.pages = self.pages, array("i")
         self.computed = self.published = 0
         return pages

@@ -44,8 +44,9 @@ class Chosen:
         found = [Sample(token, None) for token in ids.tolist()]
         for at, row in enumerate(self._rows):
             token = found[row].token
-            logprob, values, best = (part.tolist() for part in parts[3 * at : 3 * at + 3])
-            found[row] = Sample(token, TokenLogprobs(token, logprob, tuple(zip(best, values, strict=True))))
+            logprob, values, best = parts[3 * at : 3 * at + 3]
+            top = tuple(zip(best.tolist(), values.tolist(), strict=True))
+            found[row] = Sample(token, TokenLogprobs(token, logprob.item(), top))
         return found
 
 
@@ -158,12 +159,13 @@ def _draw(logits: Tensor, dials: Tensor, filters: _Filters) -> Tensor:
         last = largest.gather(1, (top_k.long() - 1).clamp(0, largest.shape[1] - 1))
         allowed &= (weights >= last) | (top_k == 0) | (top_k >= vocab_size)
     if filters.top_p:
-        ordered, order = weights.sort(descending=True, stable=True)
+        order = logits.sort(descending=True, stable=True).indices  # that of the weights, from half the bytes
+        ordered = weights.gather(1, order)
         kept = ordered.cumsum(-1) - ordered < top_p
         allowed &= torch.empty_like(allowed).scatter_(1, order, kept)
     if filters.min_p:
         allowed &= weights >= min_p * weights.amax(-1, keepdim=True)
-    cumulative = torch.where(allowed, weights, 0.0).cumsum(-1)
-    found = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
-    last_allowed = torch.arange(vocab_size, device=logits.device).where(allowed, 0).amax(-1, keepdim=True)
-    return torch.minimum(found, last_allowed)[:, 0]
+    cumulative = weights.masked_fill_(~allowed, 0.0).cumsum(-1)
+    whole = cumulative[:, -1:].contiguous()
+    found = torch.searchsorted(cumulative, number * whole, right=True)
+    return torch.minimum(found, torch.searchsorted(cumulative, whole))[:, 0]  # should the product round up to `whole`

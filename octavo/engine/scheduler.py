@@ -129,7 +129,7 @@ class Scheduler:
                 return
             self.waiting.popleft()
             request.admit(shared, page_tokens)
-            request.pages += fresh
+            request.pages.extend(fresh)
             self._insert(request)
             step.take(request, min(request.pending, step.budget))
 
@@ -157,7 +157,7 @@ class Scheduler:
         fresh = self.pages.allocate(needed)
         if fresh is None:
             return False
-        request.pages += fresh
+        request.pages.extend(fresh)
         return True
 
     def _preempt(self, victim: Request, step: "_Step") -> None:

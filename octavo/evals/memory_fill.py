@@ -77,7 +77,7 @@ def prefill(runner: Runner, job: Job, graphs: bool) -> int:
         request.admit((), page_tokens)
         taken = pages.allocate(-(-job.tokens // page_tokens))
         assert taken is not None, f"{pages.available} pages are left for sequence {number} of {job.batch}"
-        request.pages += taken
+        request.pages.extend(taken)
         while request.pending:
             plan = StepPlan((Row(request, min(job.chunk, request.pending)),))
             logits = runner.run(build_batch(plan, page_tokens, device))

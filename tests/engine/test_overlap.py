@@ -35,9 +35,9 @@ def params(draw: random.Random, late: bool) -> SamplingParams:
         "logprobs": draw.choice([None, None, 0, 3]),
         "prompt_logprobs": draw.choice([None, None if late else 2]),
         "stop": draw.choice([(), (), ("e",), ("ab", "Q")]),
-        "stop_token_ids": draw.choice([(), (), tuple(range(60, 90))]),
+        "stop_token_ids": draw.choice([(), (), (60, 61, 62)]),
         "ignore_eos": draw.random() < 0.5,
-        "max_tokens": draw.choice([1, 2, 7, 60]),
+        "max_tokens": draw.choice([1, 7, 60, 60]),
     }
     return SamplingParams(**wishes, min_tokens=draw.choice([0, 0, wishes["max_tokens"] // 2]))
 
@@ -49,7 +49,7 @@ def requests(seed: int) -> list[tuple[list[int], SamplingParams, bool]]:
     shared = [draw.randrange(5, 261) for _ in range(70)]
     out = []
     for _ in range(14):
-        tail = [draw.randrange(5, 261) for _ in range(draw.choice([1, 5, 40, 90]))]
+        tail = [draw.randrange(5, 261) for _ in range(draw.choice([1, 5, 20, 60]))]
         out.append((shared[: draw.choice([0, 0, 66])] + tail, params(draw, late), not late and draw.random() < 0.15))
     return out
 
@@ -118,19 +118,18 @@ def test_aborts_at_any_time(plain, seed):
     engine = plain.with_cache(**POOLS["tight"], debug=True, seed=1).engine
     engine.overlap, draw = True, random.Random(seed)
     jobs = [engine.add(str(n), *one[:2], scores=one[2]) for n, one in enumerate(requests(1))]
-    victims = {job.id for job in jobs if draw.random() < 0.5}
-    order = sorted(victims)
+    order, gone = [job.id for job in jobs if draw.random() < 0.5], set()
     draw.shuffle(order)
     while engine.busy:
-        heard = {event.request_id for event in engine.step()}
-        assert not heard & (victims - set(order) - set(engine.requests)) - {e for e in heard if e in order}
+        assert not gone & {event.request_id for event in engine.step()}, "an event after the end"
         if order and draw.random() < 0.5:
-            event = engine.abort(order.pop())
+            gone.add(victim := order.pop())
+            event = engine.abort(victim)
             assert event is None or event.finish_reason == "abort"
             engine.pages.check()
     assert engine.pages.held == 0 and not engine.requests
     for job, expected in zip(jobs, want, strict=True):
-        if job.id not in victims:
+        if job.finish_reason != "abort":
             assert job.output == [token for token, _, _ in expected[0] if token is not None]
 
 
