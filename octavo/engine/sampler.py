@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from octavo.engine.transfer import Readback, to_device
 
 __all__ = ["Chosen", "Sample", "choose", "sample", "top_logprobs", "uniform"]
 
-_MOST_NUMBERS = 1 << 23
-"""rows times vocabulary that are drawn from at once: float64 takes twice the memory of the logits"""
+_MOST_NUMBERS = 1 << 22
+"""rows times vocabulary that are drawn from at once: 32 MiB in float64, of which a draw needs about six"""
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,22 @@ class Sample:
 class Chosen:
     """One token for each request: `ids` int64 `[B]` on the device, and on their way to the host."""
 
-    def __init__(self, ids: Tensor, logprobs: dict[int, tuple[Tensor, Tensor, Tensor]]):
-        """`logprobs`, of the rows that want them: of the chosen token `[]`, of the best `[k]`, which those are `[k]`"""
-        self.ids, self._rows = ids, list(logprobs)
-        self.back = Readback([ids, *(part for parts in logprobs.values() for part in parts)])
+    def __init__(self, ids: Tensor, logprobs: dict[int, tuple[Tensor, Tensor]]):
+        """`logprobs`, of the rows that want them: fp32 `[1 + k]` of the chosen token and the best, which those are
+        `[k]`"""
+        self.ids = ids
+        self._counts = {row: len(best) for row, (_, best) in logprobs.items()}
+        self.back = Readback([ids, *(torch.cat(parts) for parts in zip(*logprobs.values(), strict=True))])
 
     def samples(self) -> list[Sample]:
         """What `ids` holds; waits for it."""
         ids, *parts = self.back.wait()
         found = [Sample(token, None) for token in ids.tolist()]
-        for at, row in enumerate(self._rows):
-            token = found[row].token
-            logprob, values, best = parts[3 * at : 3 * at + 3]
-            top = tuple(zip(best.tolist(), values.tolist(), strict=True))
-            found[row] = Sample(token, TokenLogprobs(token, logprob.item(), top))
+        values, best = (iter(part.tolist()) for part in parts) if parts else (iter(()), iter(()))
+        for row, count in self._counts.items():
+            token, logprob = found[row].token, next(values)
+            top = tuple(zip(islice(best, count), islice(values, count), strict=True))
+            found[row] = Sample(token, TokenLogprobs(token, logprob, top))
         return found
 
 
@@ -87,11 +90,11 @@ def top_logprobs(logprobs: Tensor, token: int, count: int) -> TokenLogprobs:
     return TokenLogprobs(token, float(logprobs[token]), top)
 
 
-def _best(row: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best(row: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Row by row: among equal logits, `topk` of several rows may take other ones than that of a row alone."""
     logprobs = row.log_softmax(-1)
     values, ids = logprobs.topk(min(count, len(row)))
-    return logprobs.gather(0, token.unsqueeze(0))[0], values, ids
+    return torch.cat([logprobs.gather(0, token.unsqueeze(0)), values]), ids
 
 
 def _reshape(row: Tensor, request: Request, eos_ids: tuple[int, ...]) -> None:

@@ -14,9 +14,12 @@ pytestmark = [
 ]
 OPTIONS = {"device": "cuda", "kv_self_test": "off", "kv_cache_memory": "4096tok"}
 MIX = (
-    {"temperature": 0}, {"temperature": 0.8, "top_p": 0.9, "seed": 3}, {"temperature": 1.2, "top_k": 20, "min_p": 0.01, "seed": 4},
-    {"temperature": 0, "logprobs": 2}, {"temperature": 0, "logit_bias": {9: 4.0}, "min_tokens": 5},
-)  # fmt: skip
+    {"temperature": 0},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 3},
+    {"temperature": 1.2, "top_k": 20, "min_p": 0.01, "seed": 4},
+    {"temperature": 0, "logprobs": 2},
+    {"temperature": 0, "logit_bias": {9: 4.0}, "min_tokens": 5},
+)
 PENALTIES = ({"temperature": 0, "repetition_penalty": 1.3}, {"temperature": 0.7, "frequency_penalty": 0.5, "seed": 5})
 
 
