@@ -13,8 +13,9 @@ from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
-from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.engine import Engine
 from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
+from octavo.engine.limits import EngineLimits
 from octavo.engine.options import EngineOptions, parse_memory
 from octavo.engine.remedies import Asked
 from octavo.engine.runner import Runner
