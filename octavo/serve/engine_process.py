@@ -142,7 +142,7 @@ class EngineLoop:
             self._clips_read = time.monotonic()
             self._clipped = sum(count.clipped for count in self.llm.clipped)
         return Stats(
-            len(scheduler.running), len(scheduler.waiting), pages.num_pages, pages.held, self.engine.steps,
+            len(scheduler.running), len(scheduler.waiting), pages.num_pages, pages.held, self.engine.times.steps,
             scheduler.preemptions, self._prompt_tokens, self._generated, self._queried, self._hits, self._bytes_read,
             self._clipped,
         )  # fmt: skip
