@@ -16,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Job", "at_rate", "prompts", "random_jobs", "read_trace", "that_fit"]
+__all__ = ["SEED", "Job", "at_rate", "prompts", "random_jobs", "read_trace", "that_fit"]
+
+SEED = 7
+"""of the published sets"""
 
 
 @dataclass(frozen=True)

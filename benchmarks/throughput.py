@@ -1,9 +1,9 @@
 """Throughput of the whole engine with random weights: `python benchmarks/throughput.py --models 7b --out FILE`.
 
 The engine is the one that serves: scheduler, pages, prefix cache, CUDA graphs, warm-up. 300 requests at once, prompts
-of 256 to 2048 tokens, 64 to 512 new ones each, greedy, nothing shared. `--rate 8` gives Poisson arrivals; `--trace FILE`
-takes lengths and arrivals from a trace (`--rate-scale 2`: twice as fast). `--profile` says what the GPU does in decode
-steps. On a CPU a tiny model runs a tiny set.
+of 256 to 2048 tokens, 64 to 512 new ones each, greedy, nothing shared. `--rate 8` gives Poisson arrivals; `--trace`
+takes lengths and arrivals from a trace's file (`--rate-scale 2`: twice as fast). `--profile` says what the GPU does in
+decode steps. On a CPU a tiny model runs a tiny set.
 """
 
 import argparse
@@ -22,61 +22,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.drive import profile, run_jobs
 from benchmarks.kernels import machine
-from benchmarks.load import Job, at_rate, prompts, random_jobs, read_trace, that_fit
+from benchmarks.load import SEED, Job, at_rate, random_jobs, read_trace, that_fit
 from benchmarks.made_up import made_up_weights
-from benchmarks.profiling import profile_steps
-from benchmarks.serving_report import Record, summary
+from benchmarks.serving_report import summary
 from octavo.engine.build import LoadedEngine, LoadedWeights, build_engine
 from octavo.engine.engine import Engine
 from octavo.engine.options import EngineOptions
-from octavo.engine.sampling import SamplingParams
 
-__all__ = ["main", "run_jobs"]
-
-_SEED = 7
-
-
-def run_jobs(engine: Engine, jobs: list[Job], until: float) -> tuple[list[Record], dict[str, Any]]:
-    """Add each job when it is due and step until all have ended, or the clock (perf_counter) reaches `until`; what was
-    seen of each, and of the run."""
-    contents = prompts(jobs, engine.limits.vocab_size, _SEED)
-    records = {f"r{number}": Record(job) for number, job in enumerate(jobs)}
-    queue = sorted(zip(records, contents, strict=True), key=lambda item: -records[item[0]].job.arrival)
-    held, peak, first_step = [], 0, engine.steps
-    begin = time.perf_counter()
-    stepping = 0.0
-    while (queue or engine.busy) and time.perf_counter() < until:
-        now = time.perf_counter() - begin
-        while queue and records[queue[-1][0]].job.arrival <= now:
-            name, tokens = queue.pop()
-            records[name].added = now
-            params = SamplingParams(max_tokens=records[name].job.output_tokens, temperature=0, ignore_eos=True)
-            held.append(engine.add(name, tokens, params))
-        if not engine.busy:
-            time.sleep(min(max(records[queue[-1][0]].job.arrival - now, 0), 0.01))
-            continue
-        before = time.perf_counter()
-        events = engine.step()
-        after = time.perf_counter()
-        stepping += after - before
-        for event in events:
-            _note(records[event.request_id], event.token is not None, event.finish_reason is not None, after - begin)
-        peak = max(peak, len(engine.scheduler.running))
-    seconds, stopped = time.perf_counter() - begin, bool(queue or engine.busy)
-    engine.drain()
-    steps = engine.steps - first_step
-    return list(records.values()), {
-        "duration": seconds, "stopped": stopped, "steps": steps, "mean_step_ms": 1e3 * stepping / max(steps, 1),
-        "preemptions": sum(request.preemptions for request in held), "peak_running": peak,
-    }  # fmt: skip
-
-
-def _note(record: Record, token: bool, ended: bool, at: float) -> None:
-    if token:
-        record.tokens.append(at)
-    if ended:
-        record.ended = at
+__all__ = ["main"]
 
 
 def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> dict[str, Any]:
@@ -102,27 +57,6 @@ def _times(engine: Engine) -> dict[str, float] | None:
     """The engine's own account of where the host's time went, if it keeps one."""
     times = getattr(engine, "times", None)
     return {k: v for k, v in asdict(times).items() if isinstance(v, int | float)} if is_dataclass(times) else None
-
-
-def profile(engine: Engine, prompt_tokens: int, steps: int = 30) -> dict[str, Any]:
-    """Decode steps of as many sequences as may run at once and fit, of `prompt_tokens` tokens each."""
-    room = engine.limits.capacity_tokens // (prompt_tokens + 4 * steps + engine.limits.page_tokens)
-    count = max(1, min(engine.limits.max_sequences, room))
-    jobs = [Job(prompt_tokens, 4 * steps)] * count
-    params = SamplingParams(max_tokens=4 * steps, temperature=0, ignore_eos=True)
-    waiting = {f"p{number}" for number in range(count)}
-    for name, tokens in zip(sorted(waiting), prompts(jobs, engine.limits.vocab_size, _SEED + 1), strict=True):
-        engine.add(name, tokens, params)
-    begin = engine.steps
-    while waiting and engine.busy and engine.steps - begin < 100_000:
-        waiting -= {event.request_id for event in engine.step()}
-    for _ in range(3):
-        engine.step()
-    try:
-        found = profile_steps(engine.step, steps)
-    finally:
-        engine.drain()
-    return {"batch": count, "context": prompt_tokens, **found}
 
 
 def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[dict[str, Any]]:
@@ -186,9 +120,9 @@ def _jobs(given: argparse.Namespace) -> tuple[list[Job], dict[str, Any]]:
         return kept, about
     short = (16, 96), (4, 24)
     ranges = short if given.tiny else ((256, 2048), (64, 512))
-    jobs = random_jobs(given.requests, *ranges, _SEED)
-    about = {"prompt_tokens": ranges[0], "output_tokens": ranges[1], "seed": _SEED, "rate": given.rate}
-    return (at_rate(jobs, given.rate, _SEED) if given.rate else jobs), about
+    jobs = random_jobs(given.requests, *ranges, SEED)
+    about = {"prompt_tokens": ranges[0], "output_tokens": ranges[1], "seed": SEED, "rate": given.rate}
+    return (at_rate(jobs, given.rate, SEED) if given.rate else jobs), about
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from benchmarks.drive import profile, run_jobs
 from benchmarks.load import Job
 from benchmarks.made_up import made_up_weights
-from benchmarks.throughput import profile, run_jobs
 from octavo.engine.build import build_engine
 from octavo.engine.options import EngineOptions
 
