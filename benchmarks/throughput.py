@@ -96,9 +96,9 @@ def measure(
 
 
 def _options(given: argparse.Namespace, name: str, dtype: str) -> EngineOptions:
-    memory = given.kv_cache_memory or str(given.gpu_memory_utilization)
     return EngineOptions(
-        model=name, kv_cache_dtype=dtype, kv_cache_memory=memory, max_num_seqs=given.max_num_seqs,
+        model=name, kv_cache_dtype=dtype, kv_cache_memory=given.kv_cache_memory,
+        gpu_memory_utilization=given.gpu_memory_utilization, max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens, max_model_len=given.max_model_len,
         enforce_eager=given.enforce_eager,
     )  # fmt: skip
