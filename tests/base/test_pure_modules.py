@@ -13,6 +13,7 @@ PURE = [
     "octavo.cli.plan",
     "octavo.cli.plan_asset",
     "octavo.engine.limits",
+    "octavo.engine.pool_size",
     "octavo.engine.scheduler",
     "octavo.kernels.choice",
     "octavo.kv.layout",
