@@ -1,9 +1,9 @@
 """LMDeploy's TurboMind on the same requests: `python -m benchmarks.peers.lmdeploy --kv-cache-dtype 8 --out FILE`.
 
-`--kv-cache-dtype` is its `quant_policy`: 0 (none), 4 or 8 bits. Not tested: LMDeploy was not at hand. Token ids go in by
-`AsyncEngine.generate(input_ids=...)` (lmdeploy/serve/async_engine.py, about 0.8 to 0.10), which its own throughput
-benchmark has no need of. Its share of memory is of what is free beside the weights, unlike the other engines' share of
-all: give `--gpu-memory-utilization` so that the pools are alike.
+`--kv-cache-dtype` is its `quant_policy`: 0 (none), 4 or 8 bits. Not tested: LMDeploy was not at hand. Token ids go in
+by `AsyncEngine.generate(input_ids=...)`, as lmdeploy/serve/async_engine.py declares it. Its share of memory is of what
+is free beside the weights, unlike the other engines' share of all: give `--gpu-memory-utilization` so that the pools
+are alike.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """vLLM on the same requests: `python -m benchmarks.peers.vllm --kv-cache-dtype fp8 --out FILE`.
 
-Not tested: vLLM was not at hand. Calls follow its documentation (`LLM`, `SamplingParams`, `TokensPrompt`, 0.10 and on).
+Not tested: vLLM was not at hand. Calls follow its documentation of `LLM` and `SamplingParams`.
 """
 
 import argparse
