@@ -3,7 +3,7 @@
     python -m benchmarks.run --model smollm2 --dtypes bf16,int8,int4 --out runs/engine.json
 
 Decode: B sequences with a context of N tokens each; the median time of a step, over `--steps` of them. Prefill: prompts
-of N tokens, one after the other, prefix cache off.
+of N tokens, one after the other, prefix cache off. Request sets: benchmarks/throughput.py.
 """
 
 import argparse

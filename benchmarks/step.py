@@ -24,6 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.kernels import machine, read_ceiling
+from benchmarks.made_up import config_of
 from octavo.engine.batch import Batch
 from octavo.engine.graphs import DecodeBuffers, GraphSet
 from octavo.engine.runner import Runner
@@ -36,14 +37,6 @@ from octavo.models.spec import ModelSpec
 
 __all__ = ["main", "make_batch", "make_pool", "make_runner"]
 
-MODELS: dict[str, dict[str, int]] = {
-    "7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
-           "num_key_value_heads": 32, "vocab_size": 49954},
-    "8b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256},
-    "tiny": {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 320},
-}  # fmt: skip
 PAGE_TOKENS = 64
 LONGEST = 4096  # what the engine would admit: the grids of a graph are made for it
 SPARE_BYTES = 6 << 30  # for activations, and for what the libraries keep
@@ -168,7 +161,7 @@ def sweep(
     begin = time.perf_counter()
     for name in models:
         _free_memory(device)
-        spec = spec_of_config({"model_type": "llama", "max_position_embeddings": LONGEST} | MODELS[name])
+        spec = spec_of_config(config_of(name, LONGEST))
         with torch.inference_mode():
             model = make_model(spec, device)
         for dtype in dtypes:

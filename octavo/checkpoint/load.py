@@ -44,9 +44,9 @@ def weight_loader(source: Source, dtype: torch.dtype, device: str) -> Callable[[
     """Canonical weight name -> the tensor on the device, in `dtype`. Raises CheckpointError."""
 
     def load(name: str) -> Tensor:
-        tensor = source.load(name)
+        tensor = source.load_on(name, device)
         if not tensor.is_floating_point():
             raise CheckpointError(f"{source.path}: tensor `{name}` holds {tensor.dtype}, not floats")
-        return tensor.to(device=device, dtype=dtype).contiguous()
+        return tensor.to(dtype).contiguous()
 
     return load

@@ -25,6 +25,7 @@ _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 _ITEM_BYTES |= {"U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_STAGED_BYTES = 1 << 20  # smaller tensors come to a GPU by a plain copy
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -34,6 +35,8 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     stored_bytes: int
+    begin: int
+    """the first byte of it in the file"""
 
 
 class SafetensorsSource(Source):
@@ -75,6 +78,17 @@ class SafetensorsSource(Source):
             return self._handles[file].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}", hint="download the file again") from None
+
+    def load_on(self, name: str, device: str) -> "Tensor":
+        stored = self._stored.get(name)
+        if not device.startswith("cuda") or stored is None or stored.stored_bytes < _STAGED_BYTES:
+            return super().load_on(name, device)
+        self._require_dense(name)
+        import torch
+
+        from octavo.checkpoint.staging import read_tensor
+
+        return read_tensor(stored.file, stored.begin, stored.shape, getattr(torch, _DTYPES[stored.dtype]), device)
 
     def tokenizer(self) -> "Tokenizer":
         from octavo.checkpoint.folder_tokenizer import tokenizer_of_folder
@@ -144,14 +158,15 @@ def read_safetensors_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise _corrupt(file, "the header is not an object")
     header.pop("__metadata__", None)
-    stored = {name: _stored_tensor(file, name, entry, data_bytes) for name, entry in header.items()}
+    at = 8 + header_bytes
+    stored = {name: _stored_tensor(file, name, entry, data_bytes, at) for name, entry in header.items()}
     total = sum(tensor.stored_bytes for tensor in stored.values())
     if total != data_bytes:
         raise _corrupt(file, f"the tensors take {total} bytes, the file holds {data_bytes}")
     return stored
 
 
-def _stored_tensor(file: Path, name: str, entry: Any, data_bytes: int) -> StoredTensor:
+def _stored_tensor(file: Path, name: str, entry: Any, data_bytes: int, data_begin: int) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             sane = all(isinstance(size, int) and size >= 0 for size in shape)
@@ -161,7 +176,7 @@ def _stored_tensor(file: Path, name: str, entry: Any, data_bytes: int) -> Stored
                 raise _corrupt(file, f"{name} ends at byte {end} of the data, the file holds {data_bytes}")
             if end - start != prod(shape) * _ITEM_BYTES.get(dtype, 0) and dtype in _ITEM_BYTES:
                 raise _corrupt(file, f"{name} is {dtype} of shape {shape} in {end - start} bytes")
-            return StoredTensor(file, dtype, tuple(shape), end - start)
+            return StoredTensor(file, dtype, tuple(shape), end - start, data_begin + start)
     raise _corrupt(file, f"the entry of {name} is not a tensor")
 
 

@@ -42,7 +42,9 @@ class EngineFlags:
     kv_self_test: str = "auto"
     """Some bundled text through the cache first: auto (below 16 bits), on, off, or the KL in nats that is allowed."""
     kv_cache_memory: str | None = None
-    """What the cache may take: a share (0.5), bytes (2GiB) or tokens (20000tok)."""
+    """What the cache may take: a share of what is free (0.5), bytes (2GiB) or tokens (20000tok)."""
+    gpu_memory_utilization: float = 0.9
+    """On a GPU: the share of its whole memory for weights, steps and cache, if --kv-cache-memory does not say."""
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024

@@ -18,6 +18,7 @@ class Verb:
 
 _ALL = (
     Verb("generate", "octavo.cli.generate:generate", "Continue a prompt, or every prompt of a JSONL file."),
+    Verb("serve", "octavo.cli.serve:serve", "Serve a model over an OpenAI-compatible API."),
     Verb("chat", "octavo.cli.chat:chat", "Talk to a model in the terminal."),
     Verb(
         "calibrate", "octavo.cli.calibrate:calibrate", "Measure what a cache needs to know, and write it as an asset."

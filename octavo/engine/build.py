@@ -7,32 +7,30 @@ import torch
 
 from octavo.base import device as hardware
 from octavo.base.errors import CapacityError, CheckpointError
-from octavo.base.units import format_bytes
 from octavo.calibrate.cache_plan import CachePlan, choose_plan, make_transforms
 from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.load import resolve_device, resolve_dtype, weight_loader
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.tokenizer import Tokenizer
-from octavo.engine.engine import Engine, EngineLimits
-from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
-from octavo.engine.options import EngineOptions, parse_memory
+from octavo.engine.engine import Engine
+from octavo.engine.limits import EngineLimits
+from octavo.engine.options import EngineOptions
+from octavo.engine.pool_size import CacheShape, Room, count_pages, describe, gpu_budget, host_budget, parse_memory
+from octavo.engine.prepare import Preparation
 from octavo.engine.remedies import Asked
 from octavo.engine.runner import Runner
 from octavo.engine.self_test import Bench, SelfTest, self_test
-from octavo.engine.warm_up import variants, warm_up
 from octavo.kernels.choice import KernelChoice, choose
 from octavo.kv.clips import ClipMeter
-from octavo.kv.layout import PageLayout
 from octavo.kv.plan import uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
-from octavo.models.spec import ModelSpec
 
 __all__ = ["CacheFacts", "LoadedEngine", "LoadedWeights", "build_engine"]
 
 log = logging.getLogger("octavo")
 
-_DEFAULT_CPU_BYTES = 2 << 30
+_TRIAL_PAGES = 2
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
             model.make_invariant()
         weights = LoadedWeights(source, model, _tokenizer(options, source), dtype, device, model_len)
     cache, tested = _tested(options, cache, weights)
-    pool = _pool(options, cache, weights, model_len)
-    model_len = _fit(options, model_len, pool.num_pages)
+    runner, model_len = _runner(options, cache, weights, kernels, model_len)
+    pool, tokenizer = runner.pool, weights.tokenizer
     limits = EngineLimits(
         spec.vocab_size,
         model_len,
@@ -106,10 +104,6 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
         options.block_size,
         pool.num_pages,
     )
-    tokenizer = weights.tokenizer
-    runner = Runner(weights.model, pool, kernels.impl, options.debug, options.deterministic)
-    if device != "cpu":
-        _prepare(runner, options, spec, limits, kernels)
     clips = ClipMeter(pool)
     runner.clips = clips if clips.needed else None
     engine = Engine(
@@ -120,6 +114,45 @@ def build_engine(options: EngineOptions, weights: LoadedWeights | None = None) -
     return LoadedEngine(engine, weights, _facts(pool, limits, kernels, cache.source, tested))
 
 
+def _runner(
+    options: EngineOptions, cache: CachePlan, weights: LoadedWeights, kernels: KernelChoice, model_len: int
+) -> tuple[Runner, int]:
+    """The model over a pool of all pages that there is room for, ready to run; and how long sequences can be."""
+    spec, device = weights.source.spec, weights.device
+    layouts = cache.plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
+    load = weight_loader(weights.source, torch.float32, device)
+    transforms = make_transforms(cache, spec, load, weights.model.rope, device)
+
+    def over(pages: int) -> Runner:
+        pool = PagePool(cache.plan, layouts, pages, device, transforms=transforms)
+        return Runner(weights.model, pool, kernels.impl, options.debug, options.deterministic)
+
+    room, preparation = Room(device, hardware.device_memory(device)[0]), None
+    page_bytes, most = sum(layout.page_bytes for layout in layouts), -(-model_len // options.block_size)
+    shape = CacheShape(page_bytes, options.block_size, most * options.max_num_seqs)
+    if device != "cpu":
+        if options.kv_cache_memory is not None:  # what cannot be is refused before kernels are compiled
+            _count_pages(options, room, shape)
+        preparation = Preparation.of(options, spec, kernels, model_len)
+        room = preparation.try_out(over(_TRIAL_PAGES), weights.dtype)
+    runner = over(_count_pages(options, room, shape))
+    model_len = _fit(options, model_len, runner.pool.num_pages)
+    if preparation is not None:
+        preparation.shorter(model_len).make_ready(runner)
+    return runner, model_len
+
+
+def _count_pages(options: EngineOptions, room: Room, shape: CacheShape) -> int:
+    asked = None if options.kv_cache_memory is None else parse_memory(options.kv_cache_memory)
+    share, budget = options.gpu_memory_utilization, 0
+    if asked is None:
+        budget = host_budget(room) if room.device == "cpu" else gpu_budget(room, share)
+    pages = count_pages(asked, budget, room, shape)
+    if room.total:
+        log.info("%s", describe(asked, share, room, pages * shape.page_bytes))
+    return pages
+
+
 def _tested(options: EngineOptions, cache: CachePlan, weights: LoadedWeights) -> tuple[CachePlan, SelfTest]:
     def impl_of(plan: CachePlan) -> str:
         return choose(options.kernels, weights.device, plan.plan, options.block_size).impl
@@ -128,29 +161,6 @@ def _tested(options: EngineOptions, cache: CachePlan, weights: LoadedWeights) ->
     bench = Bench(weights.model, load, weights.tokenizer, weights.device, options.block_size, impl_of)
     asked = Asked(options.kv_rotate, options.kv_bias_free, options.kv_balance)
     return self_test(bench, cache, asked, str(options.kv_self_test))
-
-
-def _pool(options: EngineOptions, cache: CachePlan, weights: LoadedWeights, model_len: int) -> PagePool:
-    spec, device = weights.source.spec, weights.device
-    layouts = cache.plan.layouts(spec.kv_heads, spec.head_dim, options.block_size)
-    load = weight_loader(weights.source, torch.float32, device)
-    transforms = make_transforms(cache, spec, load, weights.model.rope, device)
-    num_pages = _num_pages(options, layouts, model_len, device)
-    return PagePool(cache.plan, layouts, num_pages, device, transforms=transforms)
-
-
-def _prepare(
-    runner: Runner, options: EngineOptions, spec: ModelSpec, limits: EngineLimits, kernels: KernelChoice
-) -> None:
-    """What a GPU should have done before the first request: compiled its kernels, recorded its decode steps."""
-    longest, page_tokens = limits.max_model_len, limits.page_tokens
-    several = variants(spec.heads // spec.kv_heads, page_tokens, limits.max_batched_tokens, longest)
-    warm_up(runner, several, hardware.physical_cores() if kernels.impl == "triton" else None)
-    eager = options.enforce_eager or options.debug or options.deterministic
-    if kernels.graphs and not eager:
-        sizes = ladder(limits.max_sequences)
-        device = str(runner.pool.layers[0].pages.device)
-        runner.record(GraphSet(sizes, DecodeBuffers(sizes[-1], longest, page_tokens, device)))
 
 
 def _tokenizer(options: EngineOptions, source: Source) -> Tokenizer | None:
@@ -173,41 +183,6 @@ def _model_len(options: EngineOptions, longest: int) -> int:
             hint=f"use --max-model-len {longest} or less",
         )
     return options.max_model_len
-
-
-def _num_pages(options: EngineOptions, layouts: tuple[PageLayout, ...], model_len: int, device: str) -> int:
-    """Pages that the memory request pays for; never more than all sequences at full length could use."""
-    page_bytes = sum(layout.page_bytes for layout in layouts)
-    most = -(-model_len // options.block_size) * options.max_num_seqs
-    free = _free_bytes(device)
-    if options.kv_cache_memory is None:
-        budget = min(_DEFAULT_CPU_BYTES, int(free * 0.4)) if device == "cpu" else int(free * 0.9)
-        return _at_least_one(min(budget // page_bytes, most), page_bytes, budget)
-    request = parse_memory(options.kv_cache_memory)
-    if request.tokens is not None:
-        pages, budget = -(-request.tokens // options.block_size), -(-request.tokens // options.block_size) * page_bytes
-    else:
-        budget = int(free * request.share) if request.share is not None else request.byte_count or 0
-        pages = budget // page_bytes
-    if pages * page_bytes > free:
-        raise CapacityError(
-            f"the cache would take {format_bytes(pages * page_bytes)} and {format_bytes(free)} are free on {device}",
-            hint="lower --kv-cache-memory",
-        )
-    return _at_least_one(pages, page_bytes, budget)
-
-
-def _at_least_one(pages: int, page_bytes: int, budget: int) -> int:
-    if pages < 1:
-        raise CapacityError(
-            f"one page of all layers takes {format_bytes(page_bytes)} and the cache has {format_bytes(budget)}",
-            hint="raise --kv-cache-memory or choose a smaller --kv-cache-dtype",
-        )
-    return pages
-
-
-def _free_bytes(device: str) -> int:
-    return hardware.available_memory_bytes() if device == "cpu" else hardware.device_memory(device)[0]
 
 
 def _fit(options: EngineOptions, model_len: int, num_pages: int) -> int:

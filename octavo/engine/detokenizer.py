@@ -1,16 +1,31 @@
 """Text of a growing sequence: whole characters only, stop strings found across tokens."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
-__all__ = ["Decodes", "TextStream"]
+__all__ = ["Decodes", "Remembered", "TextStream"]
 
 _CONTEXT_TOKENS = 5
+_REMEMBERED_TEXTS = 1 << 16
 _REPLACEMENT = "\ufffd"
 
 
 class Decodes(Protocol):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+
+class Remembered:
+    """A tokenizer that keeps the texts of single tokens and pairs, which is what streams ask for, and text repeats."""
+
+    def __init__(self, tokenizer: Decodes):
+        self._decode = tokenizer.decode
+        self._short = lru_cache(_REMEMBERED_TEXTS)(lambda ids, skip: tokenizer.decode(ids, skip_special_tokens=skip))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        if len(ids) <= 2:
+            return self._short(tuple(ids), skip_special_tokens)
+        return self._decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 class TextStream:

@@ -1,19 +1,18 @@
 """Everything that shapes an engine, frozen and checked where it is born."""
 
 import math
-import re
 from dataclasses import dataclass, fields
 
 from octavo.base.errors import BadValue
 from octavo.base.log import log
 from octavo.base.table import Table
-from octavo.base.units import parse_bytes
 from octavo.calibrate.cache_plan import CacheOptions
 from octavo.calibrate.solve import parse_budget
+from octavo.engine.pool_size import parse_memory
 from octavo.kv.layout import PAGE_TOKENS
 from octavo.kv.plan import Rotate, parse_dtype
 
-__all__ = ["BALANCES", "DTYPES", "EngineOptions", "MemoryRequest", "parse_memory", "parse_threshold"]
+__all__ = ["BALANCES", "DTYPES", "EngineOptions", "parse_threshold"]
 
 BALANCES = ("auto", "on", "off", "smooth", "constant")
 
@@ -22,38 +21,6 @@ DTYPES: Table[str] = Table(
     {"auto": "auto", "bfloat16": "bfloat16", "float16": "float16", "float32": "float32"},
     aliases={"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"},
 )
-
-
-@dataclass(frozen=True)
-class MemoryRequest:
-    """How much memory the cache may take: exactly one of a share of what is free, bytes, or tokens."""
-
-    share: float | None = None
-    byte_count: int | None = None
-    tokens: int | None = None
-
-    def __str__(self) -> str:
-        if self.share is not None:
-            return f"{self.share:.0%} of free memory"
-        return f"{self.tokens} tokens" if self.tokens is not None else f"{self.byte_count} bytes"
-
-
-def parse_memory(text: str | int | float) -> MemoryRequest:
-    """`0.9` (share), `24GiB` (bytes) or `200000tok` (tokens). Raises BadValue."""
-    tokens = re.fullmatch(r"\s*([0-9]+)\s*tok(?:ens)?\s*", str(text))
-    if tokens:
-        if int(tokens[1]) == 0:
-            raise BadValue("kv cache memory: 0 tokens", hint="give at least one page, 64tok")
-        return MemoryRequest(tokens=int(tokens[1]))
-    if re.fullmatch(r"\s*[01]?\.[0-9]+\s*|\s*1\.0*\s*", str(text)):
-        share = float(text)
-        if not 0 < share <= 1:
-            raise BadValue(f"kv cache memory: share {share} is not between 0 and 1")
-        return MemoryRequest(share=share)
-    byte_count = parse_bytes(str(text))
-    if byte_count < 4096:
-        raise BadValue(f"kv cache memory: {byte_count} bytes hold no page", hint="write 0.5, 512MiB or 20000tok")
-    return MemoryRequest(byte_count=byte_count)
 
 
 _THRESHOLD = 0.2
@@ -97,6 +64,10 @@ class EngineOptions:
     kv_self_test: str | float | bool = "auto"
     """bundled text through the cache before anything is served: auto (below 16 bits), on, off, or the KL allowed"""
     kv_cache_memory: str | int | float | None = None
+    """a share of what is free beside weights and steps, bytes or tokens; None goes by `gpu_memory_utilization`, on a
+    CPU 2 GiB or less"""
+    gpu_memory_utilization: float = 0.9
+    """the share of a GPU's whole memory that this process may take; `kv_cache_memory` comes before it"""
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
@@ -147,5 +118,7 @@ class EngineOptions:
             # every running sequence must be able to take its token in each step
             log.warning("at most %d sequences run at once: a step has no more tokens", self.max_num_batched_tokens)
             object.__setattr__(self, "max_num_seqs", self.max_num_batched_tokens)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise BadValue(f"gpu_memory_utilization: {self.gpu_memory_utilization} (above 0, at most 1)")
         if self.kv_cache_memory is not None:
             parse_memory(self.kv_cache_memory)

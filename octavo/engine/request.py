@@ -1,5 +1,6 @@
 """One request: its tokens, its pages, its status, and the only code that moves them. Pure: no torch."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -47,10 +48,11 @@ class TokenEvent:
 
 @dataclass(eq=False)
 class Request:
-    """`tokens` = prompt + output. The first `computed` of them have their K and V in `pages`:
+    """`tokens` = prompt + output, as far as the host knows them. `promised` more have been sampled by steps that are
+    still running: they are on the device, and their ids come later. `length` = len(tokens) + promised.
 
-    [0, computed)              stored        pages [0, published) are in the prefix index: read only
-    [computed, len(tokens))    pending       to be run; more than one means prefill
+    [0, computed)           stored, or queued to be   pages [0, published) are in the prefix index: read only
+    [computed, length)      pending                   to be run; more than one means prefill
     """
 
     id: str
@@ -70,8 +72,9 @@ class Request:
     score_from: int = 0
     """the first prompt position whose log-probabilities a scoring request wants"""
     tokens: list[int] = field(init=False)
-    pages: list[int] = field(default_factory=list)
+    pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0
+    promised: int = 0
     published: int = 0
     cached: int = 0
     """prompt tokens that a prefix hit gave at the last admission"""
@@ -95,13 +98,28 @@ class Request:
         return len(self.tokens) - len(self.prompt)
 
     @property
+    def length(self) -> int:
+        return len(self.tokens) + self.promised
+
+    @property
     def pending(self) -> int:
-        return len(self.tokens) - self.computed
+        return len(self.tokens) + self.promised - self.computed
+
+    @property
+    def closing(self) -> bool:
+        """Whether its last token is sampled, though not yet known: there is nothing more to run."""
+        return self.promised > 0 and self.length >= self.max_length
 
     @property
     def decoding(self) -> bool:
         """One token to run, and all before it stored: a row that any step can carry."""
         return self.pending == 1 and self.computed > 0
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether a step with it must be read before the next is planned: its next logits are changed by the ids it
+        has, or the logits of its prompt are looked at on the host."""
+        return self.wants_prompt or self.params.reads_output
 
     @property
     def wants_prompt(self) -> bool:
@@ -121,27 +139,38 @@ class Request:
         assert self.status is Status.WAITING and not self.pages, (
             f"{self.id} is {self.status} with {len(self.pages)} pages"
         )
-        self.pages = list(shared)
+        assert self.promised == 0, f"{self.id} is admitted with {self.promised} tokens that nobody knows"
+        self.pages = array("i", shared)
         self.published = len(shared)
         self.computed = self.cached = len(shared) * page_tokens
         self.status = Status.RUNNING
 
-    def preempt(self) -> list[int]:
-        """Back to waiting, to be recomputed; the caller releases the pages that are returned."""
+    def preempt(self) -> Sequence[int]:
+        """Back to waiting, to be recomputed; the caller releases the pages that are returned. A promised token still
+        comes: it was sampled before."""
         self.preemptions += 1
         self.status = Status.WAITING
         return self._drop_pages()
 
+    def ran(self, count: int) -> None:
+        """A step with its next `count` tokens is queued on the device; if they were the last, it samples another."""
+        samples = count == self.pending and not self.scores
+        self.computed += count
+        self.promised += samples
+
     def append(self, token: int) -> None:
+        """The first of the promised tokens is known."""
+        assert self.promised > 0, f"{self.id} was promised no token"
+        self.promised -= 1
         self.tokens.append(token)
 
-    def finish(self, reason: FinishReason) -> list[int]:
+    def finish(self, reason: FinishReason) -> Sequence[int]:
         """The end; the caller releases the pages that are returned."""
         self.status = Status.FINISHED
         self.finish_reason = reason
         return self._drop_pages()
 
-    def _drop_pages(self) -> list[int]:
-        pages, self.pages = self.pages, []
+    def _drop_pages(self) -> Sequence[int]:
+        pages, self.pages = self.pages, array("i")
         self.computed = self.published = 0
         return pages

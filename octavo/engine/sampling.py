@@ -81,15 +81,14 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
+    def reads_output(self) -> bool:
+        """Whether the next token depends on which tokens came before it by more than the model."""
+        return bool(self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty)
+
+    @property
     def reshapes(self) -> bool:
         """Whether anything changes the logits before a token is chosen, other than temperature."""
-        return bool(
-            self.repetition_penalty != 1.0
-            or self.presence_penalty
-            or self.frequency_penalty
-            or self.logit_bias
-            or self.min_tokens
-        )
+        return bool(self.reads_output or self.logit_bias or self.min_tokens)
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

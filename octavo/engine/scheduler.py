@@ -1,5 +1,8 @@
 """Who runs in the next step, and with which pages. Arithmetic over numbers: no torch, no schemes.
 
+Plans may run one step ahead of what the host knows: a row whose token is promised (request.py) is planned like any
+other, and a sequence whose last token is promised is left out.
+
 One step carries up to `max_batched_tokens` new tokens: first one for each sequence that is decoding, in order of
 arrival, then chunks of prompts that are under way, then new requests in order of arrival. A request that cannot have
 its pages waits at the head of the queue and nobody overtakes it. When a running sequence needs a page and there is
@@ -31,7 +34,7 @@ class Row:
 
     @property
     def completes(self) -> bool:
-        """Whether all its known tokens are stored after this step, so that a new one can be sampled."""
+        """Whether all its tokens are stored after this step, so that a new one can be sampled. Only before it ran."""
         return self.count == self.request.pending
 
 
@@ -61,20 +64,32 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """The next step. Its pages are taken; nothing has run yet."""
         step = _Step(self.limits.max_batched_tokens)
-        for request in [r for r in self.running if r.decoding]:
-            self._grow(request, step)
-        for request in [r for r in self.running if not r.decoding]:
+        decoding: list[Request] = []
+        filling: list[Request] = []
+        for request in self.running:
+            if not request.closing:
+                (decoding if request.decoding else filling).append(request)
+        for request in (*decoding, *filling):
             self._grow(request, step)
         if not step.preempted:
             self._admit(step)
         return StepPlan(tuple(Row(request, count) for request, count in step.counts.items()), tuple(step.preempted))
 
     def ran(self, plan: StepPlan) -> None:
-        """The step's tokens are stored: move the marks, publish pages that are full and final."""
+        """The step is queued on the device: move the marks, publish pages that are full and final.
+
+        What is queued may count as stored. The device works in order, so a step that is launched later reads what this
+        one writes, and also finds a page that was released meanwhile written to the end: whoever holds it next writes
+        after that.
+        """
         for row in plan.rows:
-            request = row.request
-            request.computed += row.count
-            self._publish(request)
+            row.request.ran(row.count)
+            self._publish(row.request)
+
+    def learned(self, request: Request, token: int) -> None:
+        """A promised token is known."""
+        request.append(token)
+        self._publish(request)
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request wherever it is, and release its pages."""
@@ -114,7 +129,7 @@ class Scheduler:
                 return
             self.waiting.popleft()
             request.admit(shared, page_tokens)
-            request.pages += fresh
+            request.pages.extend(fresh)
             self._insert(request)
             step.take(request, min(request.pending, step.budget))
 
@@ -142,7 +157,7 @@ class Scheduler:
         fresh = self.pages.allocate(needed)
         if fresh is None:
             return False
-        request.pages += fresh
+        request.pages.extend(fresh)
         return True
 
     def _preempt(self, victim: Request, step: "_Step") -> None:
@@ -156,7 +171,9 @@ class Scheduler:
     def _publish(self, request: Request) -> None:
         if self.pages.prefix is None:
             return
-        full = request.computed // self.limits.page_tokens
+        full = min(request.computed, len(request.tokens)) // self.limits.page_tokens
+        if full <= request.published:
+            return
         keys = request.keys(full, self.limits.page_tokens)
         for index in range(request.published, full):
             self.pages.prefix.publish(keys[index], request.pages[index])

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from octavo.base.table import Table
 from octavo.engine.batch import build_batch
-from octavo.engine.engine import Engine, EngineLimits
+from octavo.engine.engine import Engine
 from octavo.engine.graphs import DecodeBuffers, GraphSet
+from octavo.engine.limits import EngineLimits
 from octavo.engine.request import Request
 from octavo.engine.runner import Runner
 from octavo.engine.sampling import SamplingParams
@@ -76,7 +77,7 @@ def prefill(runner: Runner, job: Job, graphs: bool) -> int:
         request.admit((), page_tokens)
         taken = pages.allocate(-(-job.tokens // page_tokens))
         assert taken is not None, f"{pages.available} pages are left for sequence {number} of {job.batch}"
-        request.pages += taken
+        request.pages.extend(taken)
         while request.pending:
             plan = StepPlan((Row(request, min(job.chunk, request.pending)),))
             logits = runner.run(build_batch(plan, page_tokens, device))

@@ -12,6 +12,8 @@ PURE = [
     "octavo.calibrate.pareto",
     "octavo.cli.plan",
     "octavo.cli.plan_asset",
+    "octavo.engine.limits",
+    "octavo.engine.pool_size",
     "octavo.engine.scheduler",
     "octavo.kernels.choice",
     "octavo.kv.layout",

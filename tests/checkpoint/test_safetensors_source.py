@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from octavo.base.errors import CheckpointError, OctavoError
-from octavo.checkpoint import open_checkpoint
+from octavo.checkpoint import open_checkpoint, staging
+from octavo.checkpoint.safetensors import read_safetensors_header
 from octavo.models.families import FAMILIES, weight_shapes
 
 SMALL = {
@@ -169,3 +170,34 @@ def test_a_scale_of_weights_is_no_kv_scale(folder):
     rewrite(folder, lambda w: w.update({"model.layers.0.self_attn.k_proj.weight_scale": torch.ones(1)}))
     with pytest.raises(CheckpointError, match=r"k_proj\.weight_scale"):
         open_checkpoint(str(folder)).check()
+
+
+def test_a_tensor_read_in_pieces_is_the_stored_one(plain, monkeypatch):
+    source = open_checkpoint(str(plain))
+    name = "model.layers.1.mlp.gate_proj.weight"
+    stored = source._stored[name]
+    monkeypatch.setattr(staging, "_PIECE", 1000)  # 96 x 64 in bfloat16 are 12.3 of them
+    with torch.inference_mode():
+        read = staging.read_tensor(stored.file, stored.begin, stored.shape, torch.bfloat16, "cpu")
+    assert torch.equal(read, source.load(name))
+
+
+def test_a_file_that_ends_early_is_named_when_read_in_pieces(folder):
+    source = open_checkpoint(str(folder))
+    stored = source._stored["model.norm.weight"]
+    with stored.file.open("r+b") as opened:
+        opened.truncate(stored.begin + 4)
+    with pytest.raises(CheckpointError, match=f"safetensors: ends at byte {stored.begin + 4}"):
+        staging.read_tensor(stored.file, stored.begin, stored.shape, torch.bfloat16, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_weights_come_to_a_gpu_in_pieces(tmp_path, plain):
+    source = open_checkpoint(str(plain))
+    big = torch.randn(3000, 4000).to(torch.bfloat16)
+    save_file({"big": big}, tmp_path / "big.safetensors")
+    stored = read_safetensors_header(tmp_path / "big.safetensors")["big"]
+    read = staging.read_tensor(stored.file, stored.begin, stored.shape, torch.bfloat16, "cuda")
+    assert torch.equal(read.cpu(), big)
+    assert source.load_on("model.norm.weight", "cuda").is_cuda

@@ -23,8 +23,10 @@ ROOT = root_key("ledger")
 class Ledger(RuleBasedStateMachine):
     requests = Bundle("requests")
 
-    @initialize(pages=st.integers(2, 14), sequences=st.integers(1, 6), budget=st.integers(6, 40), prefix=st.booleans())
-    def start(self, pages, sequences, budget, prefix):
+    @initialize(pages=st.integers(2, 14), sequences=st.integers(1, 6), budget=st.integers(6, 40), prefix=st.booleans(),
+                late=st.booleans())  # fmt: skip
+    def start(self, pages, sequences, budget, prefix, late):
+        self.late, self.unread = late, []  # whether a step's tokens are known only when the next one is planned
         self.table = PageTable(pages, PrefixIndex() if prefix else None)
         self.scheduler = Scheduler(SchedulerLimits(sequences, budget, PAGE), self.table)
         self.written: dict[tuple[int, int], int] = {}  # (page, offset) -> digest of the sequence up to that token
@@ -56,16 +58,27 @@ class Ledger(RuleBasedStateMachine):
     def step(self):
         plan = self.scheduler.plan()
         assert sum(row.count for row in plan.rows) <= self.scheduler.limits.max_batched_tokens
-        assert plan.rows or not self.scheduler.busy or plan.preempted, "there is work and nothing runs"
+        assert plan.rows or not self.scheduler.busy or plan.preempted or self.unread, "there is work and nothing runs"
         for row in plan.rows:
             self.write(row.request, row.count)
         done = [row.request for row in plan.rows if row.completes]
         self.scheduler.ran(plan)
-        for request in done:
-            request.append(len(request.tokens) * 31 % 11)
-            if len(request.tokens) >= request.max_length:
-                self.scheduler.finish(self.live.pop(request.id), "length")
+        known, self.unread = (self.unread, done) if self.late else (done, [])
+        for request in known:
+            if request.id in self.live:
+                self.learn(request)
         self.table.check()
+
+    def learn(self, request):
+        self.scheduler.learned(request, self.token(request, len(request.tokens)))
+        if len(request.tokens) >= request.max_length:
+            self.scheduler.finish(self.live.pop(request.id), "length")
+        elif request.tokens[-1] == 9 and len(request.tokens) % 3 == 0:  # nobody could know
+            self.scheduler.finish(self.live.pop(request.id), "stop")
+
+    @staticmethod
+    def token(request, at):
+        return request.tokens[at] if at < len(request.tokens) else at * 31 % 11
 
     def write(self, request, count):
         for at in range(request.computed + count):
@@ -76,9 +89,9 @@ class Ledger(RuleBasedStateMachine):
                 self.written[slot] = digest
             assert self.written[slot] == digest, f"{request.id} reads at {at} what it did not write"
 
-    @staticmethod
-    def digest(request, at):
-        return int.from_bytes(hashlib.blake2b(bytes(request.tokens[: at + 1]), digest_size=8).digest(), "little")
+    def digest(self, request, at):
+        tokens = bytes(self.token(request, i) for i in range(at + 1))
+        return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little")
 
     @invariant()
     def pages_add_up(self):

@@ -1,5 +1,7 @@
 """Every way to choose a token, on distributions that can be worked out by hand."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -82,6 +84,41 @@ def test_a_row_is_sampled_alike_alone_and_in_any_company():
     alone = [sample(rows[i : i + 1], [requests[i]], ())[0].token for i in range(16)]
     backwards = [chosen.token for chosen in sample(rows.flip(0), requests[::-1], ())][::-1]
     assert together == alone == backwards
+
+
+def one_by_one(row: torch.Tensor, request: Request) -> int:
+    """The definition of a draw, for a row `[V]` alone."""
+    params = request.params
+    weights = (row.double() / params.temperature).softmax(-1)
+    allowed = torch.ones_like(weights, dtype=torch.bool)
+    if 0 < params.top_k < len(row):
+        allowed &= weights >= weights.topk(params.top_k).values[-1]
+    if params.top_p < 1.0:
+        ordered, order = weights.sort(descending=True, stable=True)
+        allowed[order[ordered.cumsum(-1) - ordered >= params.top_p]] = False
+    if params.min_p > 0.0:
+        allowed &= weights >= params.min_p * weights.max()
+    cumulative = torch.where(allowed, weights, 0.0).cumsum(-1)
+    target = uniform(request.seed, len(request.tokens)) * cumulative[-1]
+    return int(torch.searchsorted(cumulative, target.unsqueeze(0), right=True).clamp(max=int(allowed.nonzero()[-1])))
+
+
+@pytest.mark.parametrize("most", [1 << 22, 2500])
+def test_rows_drawn_together_are_drawn_by_the_definition(monkeypatch, most):
+    """Any mix of filters, ties and banned tokens, in groups of any size."""
+    monkeypatch.setattr("octavo.engine.sampler._MOST_NUMBERS", most)
+    torch.manual_seed(1)
+    rows = torch.randn(300, 400) * 3
+    rows[::3] = rows[::3].round()  # ties
+    rows[::5, 17:60] = float("-inf")
+    requests = [
+        Request(str(n), (1,) * (n % 4 + 1), SamplingParams(temperature=t, top_k=k, top_p=p, min_p=m), 0, 99, n, b"")
+        for n, (t, k, p, m) in enumerate(itertools.islice(itertools.cycle(itertools.product(
+            (0.3, 1.0, 2.5), (0, 1, 7, 50, 400, 1000), (0.05, 0.9, 1.0), (0.0, 0.1, 1.0))), 300))
+    ]  # fmt: skip
+    want = [one_by_one(row, request) for row, request in zip(rows, requests, strict=True)]
+    assert [chosen.token for chosen in sample(rows, requests, ())] == want
+    assert len(set(want)) > 50
 
 
 def test_uniform_is_spread_and_repeatable():

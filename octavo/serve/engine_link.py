@@ -1,0 +1,260 @@
+"""The front's end of the engine: starts the process, speaks with it, notices its death and starts it again.
+
+loading --Ready--> ready --connection lost--> restarting --Ready--> ready
+   \\--Failed or death--> failed                    \\--again and again, with pauses of up to 30 s
+any --close()--> stopping
+"""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from octavo.base.errors import OctavoError, UsageError
+from octavo.serve.inbox import EngineGone, Inbox, Refusal
+from octavo.serve.wire import (
+    Abort,
+    Add,
+    Failed,
+    FromEngine,
+    Log,
+    Look,
+    Picture,
+    Ready,
+    Refused,
+    Start,
+    Stats,
+    Step,
+    decoder_of,
+    frame,
+    frame_length,
+)
+
+__all__ = ["EngineLink"]
+
+log = logging.getLogger("octavo")
+
+_LONGEST_PAUSE_SECONDS = 30.0
+_LOOK_SECONDS = 2.0
+
+
+class EngineLink:
+    """`options`: what EngineOptions takes. `on_stats`: called with the counters of every step."""
+
+    def __init__(self, options: dict[str, Any], timeout_seconds: float = 300.0):
+        self.options, self.timeout_seconds = options, timeout_seconds
+        self.state = "loading"
+        self.facts: dict[str, Any] | None = None
+        self.last_stats: Stats | None = None
+        self.failure: OctavoError | None = None
+        self.restarts = 0
+        self.on_stats: Callable[[Stats], None] = lambda stats: None
+        self.on_ready: Callable[[dict[str, Any]], None] = lambda facts: None
+        self._homes: dict[int, tuple[Inbox, int]] = {}
+        self._next_id = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._heard = time.monotonic()
+        self._looks: list[asyncio.Future[Picture]] = []
+        self._folder: Path | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._homes)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the engine process; returns at once."""
+        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700
+        self._supervisor = asyncio.create_task(self._supervise())
+        self._watchdog = asyncio.create_task(self._watch())
+
+    async def settled(self) -> None:
+        """Returns when the first start ended, well or badly. Raises what stood in its way."""
+        await self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def submit(self, inbox: Inbox, choice: int, tokens: list[int], params: dict[str, Any], salt: str) -> int:
+        """Send a request; its events come into `inbox` as `choice`. Raises EngineGone while there is no engine."""
+        if self.state != "ready" or self._writer is None:
+            raise EngineGone(f"the engine is {self.state}", hint="try again soon")
+        if not self._homes:
+            self._heard = time.monotonic()
+        self._next_id += 1
+        self._homes[self._next_id] = (inbox, choice)
+        self._writer.write(frame(Add(self._next_id, tokens, params, salt)))
+        return self._next_id
+
+    def abort(self, request_id: int) -> None:
+        """End a request; nothing more of it comes. Fine for one that has ended."""
+        if self._homes.pop(request_id, None) is not None and self._writer is not None:
+            self._writer.write(frame(Abort(request_id)))
+
+    async def look(self, cells: int = 2048) -> Picture | None:
+        """The cache's pages now; None if the engine is not there, or has no time to say."""
+        if self._writer is None or self.state != "ready":
+            return None
+        answer: asyncio.Future[Picture] = asyncio.get_running_loop().create_future()
+        self._looks.append(answer)
+        if len(self._looks) == 1:  # those who ask meanwhile get the same answer
+            self._writer.write(frame(Look(cells)))
+        try:
+            return await asyncio.wait_for(asyncio.shield(answer), _LOOK_SECONDS)
+        except TimeoutError:
+            return None
+
+    def fail_all(self, message: str) -> None:
+        """Every open request gets an error now."""
+        homes, self._homes = self._homes, {}
+        for request_id, (inbox, _) in homes.items():
+            inbox.fail(EngineGone(message))
+            if self._writer is not None and self.state == "ready":
+                self._writer.write(frame(Abort(request_id)))
+
+    async def close(self) -> None:
+        """End the engine process and everything here."""
+        self.state = "stopping"
+        for task in (self._supervisor, self._watchdog):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.fail_all("the server is shutting down")
+        await self._end_process()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _supervise(self) -> None:
+        pause = 0.5
+        while True:
+            begin = time.monotonic()
+            await self._live_once()
+            if self.failure is not None and self.facts is None:
+                self.state = "failed"
+                self._settled.set()
+                return
+            self.state = "restarting"
+            self.fail_all("the engine has died; it is being restarted")
+            pause = 0.5 if time.monotonic() - begin > 60 else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            log.error("the engine has died (exit %s); starting it again in %.1f s",
+                      self._process.returncode if self._process else "?", pause)  # fmt: skip
+            self.restarts += 1
+            await asyncio.sleep(pause)
+
+    async def _live_once(self) -> None:
+        """One life of the engine process, from its start to its end."""
+        assert self._folder is not None
+        path = self._folder / f"engine-{self.restarts}.sock"
+        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+        connected = asyncio.get_running_loop().create_future()
+
+        def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if connected.done():
+                writer.close()  # a second one is nobody we know
+            else:
+                connected.set_result((reader, writer))
+
+        server = await asyncio.start_unix_server(connect, path)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "octavo.serve.engine_process", str(path), stdin=asyncio.subprocess.DEVNULL
+        )
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if connected.done():
+                reader, self._writer = connected.result()
+                self._writer.write(frame(Start(self.options)))
+                await self._read(reader)
+        finally:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+            server.close()
+            path.unlink(missing_ok=True)
+            ended.cancel()
+            await self._end_process()
+        if self.facts is None and self.failure is None:
+            self.failure = UsageError(
+                f"the engine process ended while it was loading (exit {self._process.returncode})",
+                hint="what it wrote before is above",
+            )
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        decoder = decoder_of(FromEngine)
+        try:
+            while True:
+                head = await reader.readexactly(4)
+                self._handle(decoder.decode(await reader.readexactly(frame_length(head))))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    def _handle(self, message: FromEngine) -> None:
+        self._heard = time.monotonic()
+        match message:
+            case Step():
+                self._deliver(message)
+            case Log():
+                log.log(message.level, "%s", message.text)
+            case Refused():
+                inbox, _ = self._homes.pop(message.id, (None, 0))
+                if inbox is not None:
+                    inbox.fail(Refusal(message.message, message.hint))
+            case Picture():
+                looks, self._looks = self._looks, []
+                for look in looks:
+                    if not look.done():
+                        look.set_result(message)
+            case Ready():
+                self.facts, self.state, self.failure = message.facts, "ready", None
+                self.on_ready(message.facts)
+                self._settled.set()
+            case Failed():
+                self.failure = UsageError(message.message, message.hint)
+
+    def _deliver(self, message: Step) -> None:
+        homes = self._homes
+        for event in message.events:
+            home = homes.get(event.id)
+            if home is None:  # aborted meanwhile
+                continue
+            if event.finish is not None:
+                del homes[event.id]
+            home[0].put(home[1], event)
+        self.last_stats = message.stats
+        self.on_stats(message.stats)
+
+    async def _watch(self) -> None:
+        """An engine that has work and says nothing for too long is ended, and so restarted."""
+        while True:
+            await asyncio.sleep(min(5.0, self.timeout_seconds / 4))
+            silent = time.monotonic() - self._heard
+            if self.state == "ready" and self._homes and silent > self.timeout_seconds:
+                log.error("the engine has said nothing for %.0f s", silent)
+                if self._process is not None and self._process.returncode is None:
+                    self._process.kill()
+
+    async def _end_process(self) -> None:
+        looks, self._looks = self._looks, []
+        for look in looks:
+            look.cancel()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        try:  # it ends by itself when the connection closes
+            await asyncio.wait_for(process.wait(), 3)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

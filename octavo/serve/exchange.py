@@ -1,0 +1,121 @@
+"""One HTTP request's dealings with the engine: its prompts sent, `n` answers of each, their events read back."""
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from octavo.serve.engine_link import EngineLink
+from octavo.serve.errors import ApiError
+from octavo.serve.inbox import Inbox
+from octavo.serve.metrics import Metrics
+from octavo.serve.wire import Event, Logprob
+
+__all__ = ["Answer", "Exchange"]
+
+
+@dataclass
+class Answer:
+    """One choice as far as it has come."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+    prompt_logprobs: list[Logprob] | None = None
+    finish: str | None = None
+    cached_tokens: int = 0
+
+    def take(self, event: Event) -> None:
+        self.text += event.text
+        if event.token is not None:
+            self.tokens.append(event.token)
+        if event.logprob is not None:
+            self.logprobs.append(event.logprob)
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs = event.prompt_logprobs
+        self.cached_tokens = self.cached_tokens if event.cached_tokens is None else event.cached_tokens
+        self.finish = event.finish or self.finish
+
+
+class Exchange:
+    """Choice `p * n + i` is answer i of prompt p. The first answer of a prompt goes ahead: once its prompt is stored,
+    the others find it in the prefix cache."""
+
+    def __init__(
+        self, link: EngineLink, prompts: list[list[int]], params: dict[str, Any], n: int, salt: str, metrics: Metrics
+    ):
+        self.link, self.prompts, self.params, self.n, self.salt = link, prompts, params, n, salt
+        self.metrics = metrics
+        self._arrived = time.monotonic()
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+        self.answers = [Answer() for _ in range(len(prompts) * n)]
+        self._inbox = Inbox()
+        self._open: dict[int, int] = {}
+
+    def check_room(self, running: int, queued: int) -> None:
+        """Raises ApiError 429 if the queue is full, 400 if it could never hold this request."""
+        wanted, room = len(self.answers), running + queued
+        if wanted > room:
+            raise ApiError(400, f"the request asks for {wanted} answers and the server takes {room} at once")
+        if self.link.open_requests + wanted > room:
+            raise ApiError(429, f"{self.link.open_requests} requests are open and {room} may be; try again",
+                           "queue_full", retry_after=1)  # fmt: skip
+
+    async def events(self) -> AsyncGenerator[list[tuple[int, Event]], None]:
+        """Batches of (choice, event) until all are finished. Leaving early aborts the rest. Raises EngineGone and
+        Refusal."""
+        try:
+            for number in range(len(self.prompts)):
+                self._send(number * self.n)
+            while self._open:
+                batch = await self._inbox.take()
+                for choice, event in batch:
+                    self.answers[choice].take(event)
+                    self._measure(choice, event)
+                    if event.queue_seconds is not None and choice % self.n == 0:
+                        for other in range(choice + 1, choice + self.n):
+                            self._send(other)
+                    if event.finish is not None:
+                        self._open.pop(choice, None)
+                yield batch
+        finally:
+            for request_id in self._open.values():
+                self.link.abort(request_id)
+
+    def _measure(self, choice: int, event: Event) -> None:
+        now = time.monotonic()
+        if event.queue_seconds is not None:
+            self._first[choice] = now
+            self.metrics.first_token(now - self._arrived, event.queue_seconds, event.prefill_seconds or 0.0)
+        elif event.token is not None:
+            self.metrics.gap(now - self._last[choice], 1)
+        self._last[choice] = now
+        if event.finish is not None:
+            prompt, answer = self.prompts[choice // self.n], self.answers[choice]
+            self.metrics.finished(
+                event.finish, now - self._arrived, now - self._first.get(choice, now), len(prompt), len(answer.tokens)
+            )
+
+    async def finish(self) -> list[Answer]:
+        """All answers, whole."""
+        async for _ in self.events():
+            pass
+        return self.answers
+
+    def _send(self, choice: int) -> None:
+        params = self.params
+        if "seed" in params and choice % self.n:
+            params = {**params, "seed": params["seed"] + choice % self.n}
+        self._open[choice] = self.link.submit(self._inbox, choice, self.prompts[choice // self.n], params, self.salt)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """As OpenAI counts: each prompt once."""
+        prompt = sum(map(len, self.prompts))
+        output = sum(len(answer.tokens) for answer in self.answers)
+        cached = sum(answer.cached_tokens for answer in self.answers[:: self.n])
+        return {
+            "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }  # fmt: skip

@@ -1,0 +1,95 @@
+"""Run the server until it is told to end.
+
+The first SIGTERM or SIGINT closes the door: no new connection, open requests get `shutdown_timeout` seconds, then an
+error. The second ends at once.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from octavo.base.errors import OctavoError, UsageError
+from octavo.serve.app import make_app, make_desk
+from octavo.serve.desk import Desk
+from octavo.serve.facts import banner
+from octavo.serve.logs import configure
+from octavo.serve.options import ServeOptions
+
+__all__ = ["serve"]
+
+log = logging.getLogger("octavo")
+
+_GRACE_SECONDS = 3
+
+
+def serve(options: ServeOptions) -> None:
+    """Blocks. Raises OctavoError for what cannot be started, UsageError for a port that is taken."""
+    configure(options.log_format)
+    desk = make_desk(options)
+    door = _bind(options.host, options.port)
+    config = uvicorn.Config(
+        make_app(desk), log_config=None, access_log=False, http="httptools", lifespan="on", ws="none",
+        timeout_graceful_shutdown=int(options.shutdown_timeout) + _GRACE_SECONDS, server_header=False,
+        h11_max_incomplete_event_size=65536,
+    )  # fmt: skip
+    server = _Server(config, desk)
+    host, port = door.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    asyncio.run(_serve(server, desk, door, url))
+    if desk.link.failure is not None and desk.link.facts is None:
+        raise desk.link.failure
+
+
+async def _serve(server: "_Server", desk: Desk, door: socket.socket, url: str) -> None:
+    log.info("listening on %s; the engine is loading", url)
+    telling = asyncio.create_task(_tell_when_ready(server, desk, url))
+    await server.serve(sockets=[door])
+    telling.cancel()
+
+
+async def _tell_when_ready(server: "_Server", desk: Desk, url: str) -> None:
+    try:
+        await desk.link.settled()
+    except OctavoError:
+        server.should_exit = True
+        return
+    assert desk.link.facts is not None, "settled without facts"
+    log.info("%s", banner(desk.link.facts, url))
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, desk: Desk):
+        super().__init__(config)
+        self.desk = desk
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.desk.draining:
+            self.desk.link.fail_all("the server is shutting down")
+        else:
+            self.desk.draining = True
+            count = self.desk.link.open_requests
+            log.info("%s: %d open requests have %.0f s to end", signal.Signals(sig).name, count,
+                     self.desk.options.shutdown_timeout)  # fmt: skip
+            loop = asyncio.get_running_loop()
+            loop.call_later(
+                self.desk.options.shutdown_timeout, self.desk.link.fail_all, "the server is shutting down"
+            )
+        super().handle_exit(sig, frame)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port") from None
+    door.listen(2048)
+    door.set_inheritable(False)
+    return door
