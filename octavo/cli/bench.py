@@ -93,17 +93,18 @@ def bench(flags: BenchFlags) -> int:
 def _options(flags: BenchFlags) -> "BenchOptions":
     """The flags as the library takes them. Raises UsageError for what cannot be."""
     from octavo.evals.server import urls_of
-    from octavo.serve.bench.datasets import Lengths, Style, Wanted, open_dataset
+    from octavo.serve.bench.datasets import Lengths, Style, Wanted
     from octavo.serve.bench.drive import Ask
     from octavo.serve.bench.figures import parse_goodput
+    from octavo.serve.bench.files import open_dataset
     from octavo.serve.bench.run import BenchOptions
 
     if not flags.urls:
         raise UsageError("no server to measure", hint="octavo bench serve http://localhost:8000")
     if not 1000 <= flags.vocab <= 10_000_000 or not 0 <= flags.temperature <= 10:
         raise BadValue(f"vocab {flags.vocab} (1000 or more), temperature {flags.temperature} (0 to 10)")
-    lengths = (Lengths.parse(text, flags.range_ratio) for text in (flags.input_len, flags.output_len))
-    dataset = open_dataset(flags.dataset, Wanted(*lengths, rate_scale=flags.rate_scale))
+    ask, answer = (Lengths.parse(text, flags.range_ratio) for text in (flags.input_len, flags.output_len))
+    dataset = open_dataset(flags.dataset, Wanted(input=ask, output=answer, rate_scale=flags.rate_scale))
     chat = dataset.chat if flags.endpoint == "auto" else flags.endpoint == "chat"
     return BenchOptions(
         urls=urls_of(",".join(flags.urls)), dataset=dataset, levels=_levels(flags),
@@ -130,9 +131,9 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    shown = Table(title="tokens and requests a second; latencies in ms, p50 / p99")
+    shown = Table(title="tokens and requests a second; latencies in ms, p50/p99")
     for name in ("server", "at once", "done", "failed", "req/s", "out tok/s", "tok/s", "TTFT", "TPOT", "ITL", "E2E"):
-        shown.add_column(name, justify="left" if name == "server" else "right")
+        shown.add_column(name, justify="left" if name == "server" else "right", no_wrap=name != "server")
     goodput = any(run["request_goodput"] is not None for run in runs)
     if goodput:
         shown.add_column("good req/s", justify="right")
@@ -149,7 +150,11 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Any:
 
 def _pair(run: Mapping[str, Any], name: str) -> str:
     low, high = run[f"p50_{name}_ms"], run[f"p99_{name}_ms"]
-    return "-" if low is None else f"{low:,.1f} / {high:,.1f}"
+    return "-" if low is None else f"{_short(low)}/{_short(high)}"
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
 def _notes(run: Mapping[str, Any]) -> list[str]:

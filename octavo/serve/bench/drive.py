@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ class Arrivals:
 class Ask:
     """What every request says beside its prompt."""
 
-    style: Style = Style()
+    style: Style = field(default_factory=Style)
     temperature: float = 0.0
     ignore_eos: bool = False
     usage: bool = True

@@ -28,7 +28,7 @@ class BenchOptions:
     dataset: Dataset
     levels: Sequence[Arrivals] = (Arrivals(),)
     """the points of a sweep; each has requests of its own, so that none finds its prompt in a prefix cache"""
-    ask: Ask = Ask()
+    ask: Ask = field(default_factory=Ask)
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
     num_prompts: int | None = None
