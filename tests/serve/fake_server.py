@@ -40,6 +40,8 @@ class Fake:
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             self.left.set()
+        except asyncio.CancelledError:  # the test is over
+            pass
         finally:
             writer.close()
 

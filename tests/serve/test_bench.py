@@ -237,7 +237,7 @@ def test_rates_are_kept(tmp_path):
     found = json.loads(data.read_text())
     assert found["request_rate"] == 200 and found["prompts"] == "messages" and found["completed"] == 30
     due, sent = found["due_times"], found["start_times"]
-    assert due[-1] > 0.05 and all(late >= -1e-6 for late in np.subtract(sent, due) - (sent[0] - due[0]))
+    assert due[-1] - due[0] > 0.05 and min(np.subtract(sent, due)) > -1e-3
 
 
 @pytest.mark.parametrize(

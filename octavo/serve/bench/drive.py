@@ -14,6 +14,7 @@ from octavo.base.errors import BadValue, RequestError, UsageError
 from octavo.serve.bench.datasets import Item, Style
 from octavo.serve.bench.listen import Sample
 from octavo.serve.client import Client, Reply, Unreachable, error_text
+from octavo.serve.served import served_model
 
 __all__ = ["Arrivals", "Ask", "Target", "drive", "find_target"]
 
@@ -86,11 +87,7 @@ class Target:
 async def find_target(client: Client, model: str | None, ask: Ask, may_be_ids: bool) -> Target:
     """Ask for the models, then for one token: with token ids and usage if the server takes them, else without. Raises
     UsageError where it does not answer, RequestError where it refuses every form."""
-    try:
-        listed = await client.get("/v1/models")
-    except Unreachable as error:
-        raise UsageError(f"{client.url}: {error}") from error
-    entry = _entry(client.url, listed, model)
+    entry = await served_model(client, model)
     target = Target(client.url, str(entry["id"]), entry.get("kv_cache"), ask)
     refusal = None
     for ids in (True, False) if may_be_ids and not ask.style.chat else (False,):
@@ -103,21 +100,6 @@ async def find_target(client: Client, model: str | None, ask: Ask, may_be_ids: b
                 break
     assert refusal is not None
     raise RequestError(f"{client.url}{PATHS[ask.style.chat]} refused one token: {error_text(refusal)}")
-
-
-def _entry(url: str, listed: Reply, model: str | None) -> dict[str, Any]:
-    """The server's entry of the model. A server without /v1/models is asked under the name that was given."""
-    if listed.status in (401, 403):
-        raise RequestError(f"{url}: {error_text(listed)}", hint="give --api-key, or set OPENAI_API_KEY")
-    found = listed.json() if listed.status == 200 else None
-    data = found.get("data") if isinstance(found, dict) else None
-    entries = [entry for entry in data or () if isinstance(entry, dict) and "id" in entry]
-    if model is not None:
-        return next((entry for entry in entries if entry["id"] == model), {"id": model})
-    if len(entries) != 1:
-        names = ", ".join(str(entry["id"]) for entry in entries[:20])
-        raise UsageError(f"{url} lists {len(entries)} models{': ' + names if names else ''}", hint="name one: --model")
-    return entries[0]
 
 
 async def _refusal(client: Client, model: str, ask: Ask) -> Reply | None:
