@@ -79,7 +79,8 @@ def _load(live: Mapping[str, Any], history: Sequence[float]) -> Table:
     asked, found = live.get("prefix_queries") or 0, live.get("prefix_hits") or 0
     hits = f"{found / asked:.0%} of {asked:,}" if asked else "-"
     rows = (
-        ("running", _whole(live, "running"), "waiting", _whole(live, "waiting"), "preempted", _whole(live, "preemptions")),
+        ("running", _whole(live, "running"), "waiting", _whole(live, "waiting"),
+         "preempted", _whole(live, "preemptions")),
         ("tokens/s", _number(live, "tokens_per_second"), "prompt/s", _number(live, "prompt_tokens_per_second"),
          "prefix hits", hits),
         ("TTFT ms", _number(live, "time_to_first_token_ms"), "ITL ms", _number(live, "inter_token_latency_ms"),
