@@ -16,7 +16,7 @@ from octavo.serve.bench.listen import Sample
 from octavo.serve.client import Client, Reply, Unreachable, error_text
 from octavo.serve.served import served_model
 
-__all__ = ["Arrivals", "Ask", "Target", "drive", "find_target"]
+__all__ = ["Arrivals", "Ask", "Load", "Target", "drive", "find_target"]
 
 PATHS = {False: "/v1/completions", True: "/v1/chat/completions"}
 """chat -> route"""
@@ -116,17 +116,29 @@ async def _refusal(client: Client, model: str, ask: Ask) -> Reply | None:
     return reply if reply.status != 200 else Reply(400, (sample.error or "").encode(), reply.ended)
 
 
+@dataclass(frozen=True)
+class Load:
+    """Items, when each is to be sent (seconds from the start), and how many may be under way at once."""
+
+    items: Sequence[Item]
+    times: Sequence[float]
+    limit: int | None = None
+
+
 async def drive(
-    client: Client, target: Target, items: Sequence[Item], times: Sequence[float], limit: int | None = None,
-    *, keep_text: bool = False, on_done: Callable[[int], None] = lambda done: None,
-) -> list[Sample]:  # fmt: skip
+    client: Client,
+    target: Target,
+    load: Load,
+    *,
+    keep_text: bool = False,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Sample]:
     """Send every item at its time, at most `limit` at once, and time the answers. What fails has an `error`."""
-    bodies = [target.ask.body(target.model, item) for item in items]  # no work for this while the clock runs
-    slots = asyncio.Semaphore(limit or max(1, len(items)))
+    bodies = [target.ask.body(target.model, item) for item in load.items]  # no work for this while the clock runs
+    slots = asyncio.Semaphore(load.limit or max(1, len(load.items)))
     begin, done = time.perf_counter(), 0
-    samples = [
-        Sample(begin + at, item.input_tokens, keep_text) for item, at in zip(items, times, strict=True)
-    ]  # fmt: skip
+    pairs = zip(load.items, load.times, strict=True)
+    samples = [Sample(begin + at, item.input_tokens, keep_text) for item, at in pairs]
 
     async def one(sample: Sample, body: bytes) -> None:
         nonlocal done

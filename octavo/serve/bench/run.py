@@ -13,7 +13,7 @@ import numpy as np
 
 from octavo.base.errors import BadValue, UsageError
 from octavo.serve.bench.datasets import Dataset
-from octavo.serve.bench.drive import Arrivals, Ask, Target, drive, find_target
+from octavo.serve.bench.drive import Arrivals, Ask, Load, Target, drive, find_target
 from octavo.serve.bench.figures import details, figures
 from octavo.serve.client import Client
 
@@ -95,8 +95,7 @@ async def _measure(options: BenchOptions, target: Target, name: str, progress: P
     try:
         if options.num_warmups:
             items, _ = options.dataset.items(options.num_warmups, len(options.levels), target.ask.style, options.seed)
-            limit = options.levels[-1].limit
-            await drive(client, target, items, [0.0] * len(items), limit)
+            await drive(client, target, Load(items, [0.0] * len(items), options.levels[-1].limit))
         return [await _level(options, client, target, (name, at), progress) for at in range(len(options.levels))]
     finally:
         await client.close()
@@ -113,7 +112,7 @@ async def _level(
     part = f"{name}, {arrivals.limit} at once" if arrivals.limit else name
     cpu = time.process_time()
     samples = await drive(
-        client, target, items, times, arrivals.limit,
+        client, target, Load(items, times, arrivals.limit),
         keep_text=options.save_detailed, on_done=lambda done: progress(part, done, len(items)),
     )  # fmt: skip
     cpu = time.process_time() - cpu
