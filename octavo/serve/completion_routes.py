@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: text, token ids, lists of them; echo and prompt log-probabilities for evaluation harnesses."""
+"""`POST /v1/completions`: text, token ids, lists of them; echo and prompt log-probabilities for harnesses."""
 
 import time
 import uuid
@@ -164,7 +164,7 @@ class _Words:
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
     def _ranked(self, one: Logprob) -> dict[str, Any]:
-        entries = {token: value for token, value in [*one.top, (one.token, one.logprob)]}
+        entries = dict([*one.top, (one.token, one.logprob)])
         return {
             str(token): {"logprob": max(value, _LEAST_LOGPROB), "rank": rank, "decoded_token": self.words.piece(token)}
             for rank, (token, value) in enumerate(entries.items(), 1)

@@ -44,16 +44,18 @@ def banner(facts: dict[str, Any], url: str) -> str:
         ("self-test", _tested(cache["self_test"])),
         ("a token", f"{cache['bytes_per_token']:.0f} bytes (bf16 {cache['bytes_per_token_bf16']:.0f}, {ratio:.2f}x)"),
         ("pool", f"{format_bytes(cache['allocated_bytes'])} in {cache['pages']} pages of {cache['page_tokens']}"),
-        ("holds", f"{cache['capacity_tokens']} tokens, or {cache['sequences_that_fit']} sequences of {length}"),
-        ("with bf16", f"{cache['capacity_tokens_bf16']} tokens, or {cache['sequences_that_fit_bf16']} sequences"),
+        ("holds", f"{cache['capacity_tokens']} tokens: {cache['sequences_that_fit']} x {length}"),
+        ("with bf16", f"{cache['capacity_tokens_bf16']} tokens: {cache['sequences_that_fit_bf16']} x {length}"),
         ("ready", url),
     ]
     return "\n".join(f"  {name:<10} {text}" for name, text in rows)
 
 
 def _tested(result: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in result.items() if not isinstance(value, list | dict))
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if result["kl_mean"] is None:
+        return f"{result['status']}: {result['reason']}"
+    changes = f", after {', '.join(result['changes'])}" if result["changes"] else ""
+    return (
+        f"{result['status']}: KL {result['kl_mean']:.4f} nats (limit {result['threshold']}), same top token "
+        f"{result['same_top']:.1%}{changes}"
+    )

@@ -1,4 +1,4 @@
-"""Where the server's log lines go: stderr, as text or as JSON, a line each. A log that cannot be written stops nothing."""
+"""The server's log: to stderr, as text or as JSON, a line each. A line that cannot be written stops nothing."""
 
 import json
 import logging

@@ -77,6 +77,7 @@ class _Server(uvicorn.Server):
             loop = asyncio.get_running_loop()
             loop.call_later(self.desk.options.shutdown_timeout, self.desk.link.fail_all, "the server is shutting down")
         super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # it would raise them again at the end; a drained server ends well
 
 
 def _bind(host: str, port: int) -> socket.socket:
