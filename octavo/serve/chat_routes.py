@@ -9,11 +9,14 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.base.errors import RequestError
 from octavo.serve.desk import Desk
-from octavo.serve.errors import ApiError
 from octavo.serve.exchange import Answer, Exchange
 from octavo.serve.protocol.chat import ChatRequest
 from octavo.serve.sse import DONE, EventStream, data
+from octavo.serve.structure import grammar_json, grammar_of
+from octavo.serve.tool_use import ToolUse
+from octavo.serve.tools import prepare_messages
 from octavo.serve.wire import Event, Logprob
 from octavo.serve.words import Words
 
@@ -29,8 +32,9 @@ def router(desk: Desk) -> APIRouter:
     async def chat(body: ChatRequest, http: Request) -> Response:
         name = desk.check_model(body.model)
         _ = desk.facts  # 503 before any work
-        prompt = await chat_tokens(desk.words, body)
-        params = _params(body)
+        use = _tool_use(desk, body)
+        prompt = await chat_tokens(desk.words, body, use)
+        params = _params(body, use)
         await desk.check_all([prompt], params)
         exchange = desk.exchange([prompt], params, body)
         identity = f"chatcmpl-{uuid.uuid4().hex}"
@@ -40,81 +44,114 @@ def router(desk: Desk) -> APIRouter:
             events = exchange.events()
             first = await desk.unless_gone(http, anext(events))
             head["object"] = "chat.completion.chunk"
-            chunks = _stream(head, body, exchange, desk.words, (first, events))
+            chunks = _stream(_Voice(head, body, desk.words, use), exchange, (first, events))
             return EventStream(chunks, desk.options.client_timeout, headers)
         await desk.unless_gone(http, exchange.finish())
         usage = exchange.usage
         http.state.usage = {key: usage[key] for key in ("prompt_tokens", "completion_tokens")}
-        choices = [_choice(number, answer, body, desk.words) for number, answer in enumerate(exchange.answers)]
+        voice = _Voice(head, body, desk.words, use)
+        choices = [voice.choice(number, answer) for number, answer in enumerate(exchange.answers)]
         reply = {**head, "choices": choices, "usage": usage}
         return Response(msgspec.json.encode(reply), 200, headers, "application/json")
 
     return routes
 
 
-async def chat_tokens(words: Words, body: ChatRequest) -> list[int]:
+def _tool_use(desk: Desk, body: ChatRequest) -> ToolUse:
+    messages = prepare_messages([message.plain() for message in body.messages])
+    return ToolUse.of(body, messages, desk.words.chat_template, desk.options.tool_call_parser)
+
+
+async def chat_tokens(words: Words, body: ChatRequest, use: ToolUse) -> list[int]:
     """The conversation through the chat template. Raises RequestError."""
-    variables = dict(body.chat_template_kwargs or {})
-    variables["add_generation_prompt"] = bool(body.add_generation_prompt) and not body.continue_final_message
-    messages = [message.plain() for message in body.messages]
-    return await words.encode(await words.render(messages, variables), add_special_tokens=False)
+    prompts = bool(body.add_generation_prompt) and not body.continue_final_message
+    variables = {**(body.chat_template_kwargs or {}), **use.variables, "add_generation_prompt": prompts}
+    text = await words.render(use.messages, variables)
+    if body.continue_final_message:
+        last = str(use.messages[-1]["content"])
+        end = text.rfind(last) if last else -1
+        if end < 0:
+            raise RequestError("the chat template does not show the last message, so it cannot be continued")
+        text = text[: end + len(last)]
+    return await words.encode(text, add_special_tokens=False)
 
 
-def _params(body: ChatRequest) -> dict[str, Any]:
+def _params(body: ChatRequest, use: ToolUse) -> dict[str, Any]:
     params = body.sampling()
     params["max_tokens"] = body.most_tokens
     if body.logprobs:
         params["logprobs"] = body.top_logprobs or 0
+    grammar = grammar_of(body) or use.grammar
+    if grammar is not None:
+        params["grammar"] = grammar_json(grammar)
     return params
 
 
-def _choice(number: int, answer: Answer, body: ChatRequest, words: Words) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
-    logprobs = {"content": [_logprob(one, words) for one in answer.logprobs]} if body.logprobs else None
-    return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
+class _Voice:
+    """Answers as the chat API writes them."""
+
+    def __init__(self, head: dict[str, Any], body: ChatRequest, words: Words, use: ToolUse):
+        self.head, self.body, self.words, self.use = head, body, words, use
+        self.shown = {"usage": None} if body.include_usage else {}
+        self._calls = [use.stream() for _ in range(body.n or 1)]
+
+    def choice(self, number: int, answer: Answer) -> dict[str, Any]:
+        message = self.use.message(answer.text)
+        finish = "tool_calls" if message.get("tool_calls") and answer.finish == "stop" else answer.finish
+        logprobs = {"content": [self._logprob(one) for one in answer.logprobs]} if self.body.logprobs else None
+        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+    def role(self, number: int) -> bytes:
+        return self._chunk(number, {"role": "assistant", "content": ""}, None, None)
+
+    def parts(self, number: int, event: Event) -> list[bytes]:
+        """What one event adds, as chunks."""
+        listed, finish, writer = None, event.finish, self._calls[number]
+        if self.body.logprobs and event.logprob is not None:
+            listed = {"content": [self._logprob(event.logprob)]}
+        if writer is None:
+            if not (event.text or finish or listed):
+                return []
+            return [self._chunk(number, {"content": event.text} if event.text else {}, listed, finish)]
+        deltas = writer.feed(event.text, last=finish is not None)
+        if finish == "stop" and writer.called:
+            finish = "tool_calls"
+        if not deltas and (finish or listed):
+            deltas = [{}]
+        ends = [None] * (len(deltas) - 1) + [finish]
+        tops = [listed] + [None] * (len(deltas) - 1)
+        return [self._chunk(number, *one) for one in zip(deltas, tops, ends, strict=False)]
+
+    def usage(self, exchange: Exchange) -> bytes:
+        return data({**self.head, "choices": [], "usage": exchange.usage})
+
+    def _chunk(self, number: int, delta: dict[str, Any], listed: Any, finish: str | None) -> bytes:
+        choice = {"index": number, "delta": delta, "logprobs": listed, "finish_reason": finish}
+        return data({**self.head, "choices": [choice], **self.shown})
+
+    def _logprob(self, one: Logprob) -> dict[str, Any]:
+        top = [self._piece(*pair) for pair in one.top]
+        return {**self._piece(one.token, one.logprob), "top_logprobs": top}
+
+    def _piece(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self.words.piece(token)
+        whole = not text.startswith("token_id:")
+        return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(text.encode()) if whole else None}
 
 
-async def _stream(
-    head: dict[str, Any], body: ChatRequest, exchange: Exchange, words: Words, begun: tuple[Any, Any]
-) -> AsyncGenerator[bytes, None]:
+async def _stream(voice: _Voice, exchange: Exchange, begun: tuple[Any, Any]) -> AsyncGenerator[bytes, None]:
     """The role first, then what each event adds; `begun`: the first batch, already taken, and those that follow."""
     batch, events = begun
-    shown = {"usage": None} if body.include_usage else {}
     try:
-        for number in range(body.n or 1):
-            role = {"index": number, "delta": {"role": "assistant", "content": ""}, "logprobs": None,
-                    "finish_reason": None}  # fmt: skip
-            yield data({**head, "choices": [role], **shown})
+        for number in range(len(exchange.answers)):
+            yield voice.role(number)
         while batch is not None:
             for number, event in batch:
-                if event.text or event.finish or event.logprob:
-                    yield data({**head, "choices": [_part(number, event, body, words)], **shown})
+                for chunk in voice.parts(number, event):
+                    yield chunk
             batch = await anext(events, None)
-        if body.include_usage:
-            yield data({**head, "choices": [], "usage": exchange.usage})
+        if voice.body.include_usage:
+            yield voice.usage(exchange)
         yield DONE
     finally:
         await events.aclose()
-
-
-def _part(number: int, event: Event, body: ChatRequest, words: Words) -> dict[str, Any]:
-    listed = None
-    if body.logprobs and event.logprob is not None:
-        listed = {"content": [_logprob(event.logprob, words)]}
-    delta = {"content": event.text} if event.text else {}
-    return {"index": number, "delta": delta, "logprobs": listed, "finish_reason": event.finish}
-
-
-def _logprob(one: Logprob, words: Words) -> dict[str, Any]:
-    return {**_piece(one.token, one.logprob, words), "top_logprobs": [_piece(*pair, words) for pair in one.top]}
-
-
-def _piece(token: int, logprob: float, words: Words) -> dict[str, Any]:
-    text = words.piece(token)
-    whole = not text.startswith("token_id:")
-    return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(text.encode()) if whole else None}
-
-
-def refuse_tools(body: ChatRequest) -> None:
-    if body.tools and body.tool_choice != "none":
-        raise ApiError(400, "tools are not served", "unsupported", "tools")

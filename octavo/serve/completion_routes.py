@@ -13,6 +13,7 @@ from octavo.serve.desk import Desk
 from octavo.serve.exchange import Answer, Exchange
 from octavo.serve.protocol.completions import CompletionRequest
 from octavo.serve.sse import DONE, EventStream, data
+from octavo.serve.structure import grammar_json, grammar_of
 from octavo.serve.wire import Event, Logprob
 from octavo.serve.words import Words
 
@@ -57,6 +58,9 @@ def router(desk: Desk) -> APIRouter:
 def _params(body: CompletionRequest) -> dict[str, Any]:
     params = body.sampling()
     params["max_tokens"] = max(1, body.max_tokens) if body.max_tokens is not None else None
+    grammar = grammar_of(body)
+    if grammar is not None:
+        params["grammar"] = grammar_json(grammar)
     if body.logprobs is not None:
         params["logprobs"] = body.logprobs
         if body.echo:

@@ -14,6 +14,8 @@ from octavo.serve.errors import ApiError
 from octavo.serve.picture import picture_json
 from octavo.serve.protocol.chat import ChatRequest
 from octavo.serve.protocol.completions import DetokenizeRequest, TokenizeRequest
+from octavo.serve.tool_use import ToolUse
+from octavo.serve.tools import prepare_messages
 
 __all__ = ["live", "router"]
 
@@ -55,7 +57,8 @@ def router(desk: Desk) -> APIRouter:
             chat = ChatRequest.model_validate(
                 {"messages": body.messages, "add_generation_prompt": body.add_generation_prompt}
             )
-            ids = await chat_tokens(desk.words, chat)
+            use = ToolUse(prepare_messages(body.messages), {}, None, "none")
+            ids = await chat_tokens(desk.words, chat, use)
         else:
             ids = await desk.words.encode(body.prompt or "", body.add_special_tokens)
         reply: dict[str, Any] = {"count": len(ids), "max_model_len": longest, "tokens": ids}
