@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from octavo.base.errors import RequestError
-from octavo.engine.grammar_spec import GrammarSpec
+from octavo.engine.grammar_spec import JSON_OPTIONS, GrammarSpec
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from octavo.checkpoint.tokenizer import Tokenizer
 
-__all__ = ["JSON_OPTIONS", "Grammar", "GrammarFactory", "rehearse"]
+__all__ = ["Grammar", "GrammarFactory", "rehearse"]
 
 T = TypeVar("T")
 
@@ -41,18 +41,6 @@ _LIMITS = {
     "max_grammar_size": 200_000,
     "verbose_errors": False,
 }
-
-JSON_OPTIONS: Mapping[str, Any] = {
-    "item_separator": ",",
-    "key_separator": ":",
-    # one space, or a new line and its indentation: a model that likes blank lines cannot go on with them for ever
-    "whitespace_flexible": True,
-    "whitespace_pattern": r"( |\n {0,64}|\n\t{0,16})",
-    # `oneOf` is read as `anyOf`: to exclude what two branches have in common is not possible while writing
-    "coerce_one_of": True,
-    "lenient": False,
-}
-"""how JSON is written; a schema's own `x-guidance` does not change it"""
 
 
 class Grammar:

@@ -10,7 +10,8 @@ from octavo.base.table import Table
 from octavo.engine.schema_bounds import check_schema
 
 __all__ = [
-    "MAX_CHOICES", "MAX_DEPTH", "MAX_LARK_BYTES", "MAX_REGEX_BYTES", "MAX_SCHEMA_BYTES", "GrammarKind", "GrammarSpec",
+    "JSON_OPTIONS", "MAX_CHOICES", "MAX_DEPTH", "MAX_LARK_BYTES", "MAX_REGEX_BYTES", "MAX_SCHEMA_BYTES", "GrammarKind",
+    "GrammarSpec",
 ]  # fmt: skip
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
@@ -21,6 +22,18 @@ MAX_LARK_BYTES = 128 << 10
 MAX_CHOICES = 1024
 MAX_DEPTH = 64
 """levels of lists and objects inside each other in a schema, or of brackets in a lark grammar"""
+
+JSON_OPTIONS: Mapping[str, Any] = {
+    "item_separator": ",",
+    "key_separator": ":",
+    # one space, or a new line and its indentation: a model that likes blank lines cannot go on with them for ever
+    "whitespace_flexible": True,
+    "whitespace_pattern": r"( |\n {0,64}|\n\t{0,16})",
+    # `oneOf` is read as `anyOf`: to exclude what two branches have in common is not possible while writing
+    "coerce_one_of": True,
+    "lenient": False,
+}
+"""how JSON is written; a schema's own `x-guidance` does not change it"""
 
 
 @dataclass(frozen=True)
