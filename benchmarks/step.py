@@ -28,7 +28,7 @@ from benchmarks.made_up import config_of
 from octavo.engine.batch import Batch
 from octavo.engine.graphs import DecodeBuffers, GraphSet
 from octavo.engine.runner import Runner
-from octavo.kernels.rows import Rows
+from octavo.kernels.rows import Chunks, Rows
 from octavo.kv.plan import KVPlan, uniform_plan
 from octavo.kv.pool import PagePool
 from octavo.models.dense import DenseDecoder
@@ -88,6 +88,8 @@ def make_batch(sequences: int, new: int, context: int, pages: int, device: str) 
         query_start=torch.arange(sequences + 1, dtype=torch.int32, device=device) * new,
         context=torch.full((sequences,), context, dtype=torch.int32, device=device),
         block_tables=tables, positions=run.repeat(sequences), slots=slots.flatten(), max_query=new, max_context=context,
+        singles=sequences if new == 1 else 0,
+        chunks=Chunks.of([new] * sequences, [context] * sequences, device) if new > 1 else None,
     )  # fmt: skip
     tokens = torch.randint(0, 300, (sequences * new,), device=device)
     return Batch(tokens, rows, torch.arange(sequences, device=device) * new + new - 1, ())

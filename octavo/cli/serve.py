@@ -62,9 +62,7 @@ def serve(engine: EngineFlags, options: ServeFlags = _DEFAULTS) -> None:
 
 def changed(flags: EngineFlags) -> dict[str, Any]:
     """The flags that are not at their defaults."""
-    return {
-        one.name: value for one in fields(flags) if (value := getattr(flags, one.name)) != one.default
-    }
+    return {one.name: value for one in fields(flags) if (value := getattr(flags, one.name)) != one.default}
 
 
 def _template(path: Path | None) -> str | None:

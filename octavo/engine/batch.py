@@ -9,7 +9,7 @@ from torch import Tensor
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Row, StepPlan
 from octavo.engine.transfer import to_device
-from octavo.kernels.rows import Rows
+from octavo.kernels.rows import Chunks, Rows
 
 __all__ = ["Batch", "Reader", "Sampled", "build_batch"]
 
@@ -49,19 +49,20 @@ class Batch:
 def build_batch(plan: StepPlan, page_tokens: int, device: str, sampled: Sampled | None = None) -> Batch:
     """Lay the plan's rows end to end. T tokens in all, R rows, tables padded to the longest. Tokens that the host does
     not know are taken from `sampled`, on the device. Nothing here waits for the device."""
-    planned = plan.rows
+    planned = _ordered(plan.rows)
     counts = np.array([row.count for row in planned], dtype=np.int32)
     computed = np.array([row.request.computed for row in planned], dtype=np.int32)
-    starts = np.zeros(len(planned) + 1, dtype=np.int32)
-    np.cumsum(counts, out=starts[1:])
+    starts = _laid(counts)
     tables = _tables(planned)
     owner = np.repeat(np.arange(len(planned)), counts)
     positions = np.arange(starts[-1]) - starts[:-1][owner] + computed[owner]
     slots = tables[owner, positions // page_tokens].astype(np.int64) * page_tokens + positions % page_tokens
+    singles = int(np.argmax(counts != 1)) if (counts != 1).any() else len(counts)
+    laid = (_laid(counts[singles:]), _laid((computed + counts)[singles:]))
     known, late = _tokens(planned, sampled)
     wanted, readers = _wanted(planned, starts.tolist())
-    tokens, query_start, context, block_tables, on_device, stored, asked, targets, sources = to_device(
-        (known, starts, computed + counts, tables, positions, slots, wanted, *late), device
+    tokens, query_start, context, block_tables, on_device, stored, asked, targets, sources, *chunks = to_device(
+        (known, starts, computed + counts, tables, positions, slots, wanted, *late, *laid), device
     )
     if sampled is not None and len(targets):
         tokens.index_copy_(0, targets, sampled.ids.index_select(0, sources))
@@ -73,8 +74,24 @@ def build_batch(plan: StepPlan, page_tokens: int, device: str, sampled: Sampled 
         slots=stored,
         max_query=int(counts.max()),
         max_context=int((computed + counts).max()),
+        singles=singles,
+        chunks=Chunks(chunks[0], chunks[1], int(laid[0][-1]), int(laid[1][-1])) if singles < len(counts) else None,
     )
     return Batch(tokens, rows, asked, readers)
+
+
+def _ordered(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Rows of one token first, the longest context at the head: kernels start with it, and end evenly."""
+    singles = [row for row in rows if row.count == 1]
+    singles.sort(key=lambda row: -row.request.computed)
+    return (*singles, *(row for row in rows if row.count != 1))
+
+
+def _laid(counts: np.ndarray) -> np.ndarray:
+    """Where each begins when they are laid end to end, and where the last ends."""
+    starts = np.zeros(len(counts) + 1, dtype=np.int32)
+    np.cumsum(counts, out=starts[1:])
+    return starts
 
 
 def _tables(rows: tuple[Row, ...]) -> np.ndarray:

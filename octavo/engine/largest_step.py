@@ -13,9 +13,10 @@ from octavo.engine.request import Request
 from octavo.engine.runner import Runner
 from octavo.engine.sampler import sample
 from octavo.engine.sampling import SamplingParams
-from octavo.kernels.rows import Rows
+from octavo.kernels.attention import DENSE_TOKENS
+from octavo.kernels.rows import Chunks, Rows
 
-__all__ = ["StepLimits", "decode_step", "largest_step", "measure_room", "run_largest"]
+__all__ = ["StepLimits", "decode_step", "deep_step", "largest_step", "measure_room", "run_largest"]
 
 _LIBRARIES = 1 << 30
 """what the driver's context, kernels and workspaces may come to; memory in use beyond is that of other processes"""
@@ -39,39 +40,49 @@ def largest_step(limits: StepLimits, device: str) -> Batch:
     total = min(limits.tokens, limits.sequences * limits.longest)
     full, rest = divmod(total, limits.longest)
     lengths = [limits.longest] * full + ([rest] if rest else [])
-    return _batch(lengths, min(limits.sequences, total), limits, device)
+    return _batch(lengths, lengths, min(limits.sequences, total), limits, device)
+
+
+def deep_step(limits: StepLimits, device: str) -> Batch:
+    """As many tokens, in chunks whose contexts are as much as the dense kernel takes at once."""
+    count = min(max(1, DENSE_TOKENS // limits.longest), limits.sequences, limits.tokens)
+    context = min(limits.longest, DENSE_TOKENS // count)
+    return _batch([min(limits.tokens // count, context)] * count, [context] * count, count, limits, device)
 
 
 def decode_step(limits: StepLimits, device: str) -> Batch:
     """One token of as many sequences as there can be."""
     count = min(limits.sequences, limits.tokens)
-    return _batch([1] * count, count, limits, device)
+    return _batch([1] * count, [1] * count, count, limits, device)
 
 
-def _batch(lengths: list[int], wanted: int, limits: StepLimits, device: str) -> Batch:
-    """Sequences from their first token on, all on page 0. Kernels are told of the longest context there can be."""
+def _batch(lengths: list[int], contexts: list[int], wanted: int, limits: StepLimits, device: str) -> Batch:
+    """The last `lengths` tokens of sequences, all on page 0. Kernels are told of the longest context there can be."""
     counts = torch.tensor(lengths, dtype=torch.int32)
     starts = torch.zeros(len(lengths) + 1, dtype=torch.int32)
     starts[1:] = counts.cumsum(0)
-    positions = torch.cat([torch.arange(count) for count in lengths])
+    positions = torch.cat([torch.arange(end - new, end) for new, end in zip(lengths, contexts, strict=True)])
+    chunked = max(lengths) > 1
     rows = Rows(
         query_start=starts.to(device),
-        context=counts.to(device),
+        context=torch.tensor(contexts, dtype=torch.int32).to(device),
         block_tables=torch.zeros(len(lengths), -(-limits.longest // limits.page_tokens), dtype=torch.int32).to(device),
         positions=positions.to(device),
         slots=(positions % limits.page_tokens).to(device),
         max_query=max(lengths),
         max_context=limits.longest,
+        singles=0 if chunked else len(lengths),
+        chunks=Chunks.of(lengths, contexts, device) if chunked else None,
     )
     last = torch.arange(len(positions) - wanted, len(positions))
     return Batch(torch.zeros_like(rows.positions), rows, last.to(device), ())
 
 
 def run_largest(runner: Runner, limits: StepLimits) -> None:
-    """Both, each with a token sampled for every row: afterwards torch holds what any step needs."""
+    """All of them, each with a token sampled for every row: afterwards torch holds what any step needs."""
     device = str(runner.pool.layers[0].pages.device)
     one = Request("largest-step", (0,), _SAMPLED, 0, 2, 0, b"")
-    for step in (largest_step(limits, device), decode_step(limits, device)):
+    for step in (largest_step(limits, device), deep_step(limits, device), decode_step(limits, device)):
         sample(runner.run(step), [one] * len(step.wanted), ())
 
 

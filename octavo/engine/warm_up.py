@@ -13,7 +13,7 @@ from octavo.engine.batch import Batch
 from octavo.engine.runner import Runner
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.attention import ROW_BLOCKS
-from octavo.kernels.rows import Rows
+from octavo.kernels.rows import Chunks, Rows
 
 __all__ = ["Variant", "variants", "warm_up"]
 
@@ -27,6 +27,8 @@ class Variant:
 
     new: int
     context: int
+    dense: bool = False
+    """as a chunk that the host knows of, which may go to the dense kernel"""
 
 
 def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[Variant]:
@@ -38,7 +40,7 @@ def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[
     news = sorted({min(max(1, rows // group), most_new) for rows in ROW_BLOCKS})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
-    return list(dict.fromkeys([*several, Variant(most_new, longest)]))
+    return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
 
 
 def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) -> None:
@@ -71,5 +73,6 @@ def _batch(variant: Variant, runner: Runner) -> Batch:
         slots=positions % page_tokens,
         max_query=variant.new,
         max_context=variant.context,
+        chunks=Chunks.of([variant.new], [variant.new], str(pages.device)) if variant.dense else None,
     )
     return Batch(torch.zeros_like(positions), rows, positions[-1:].clone(), ())

@@ -1,10 +1,30 @@
 """What the rows of one step look like to a kernel: variable-length runs of new tokens over paged sequences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["Rope", "Rows", "ScoreCorrection"]
+__all__ = ["Chunks", "Rope", "Rows", "ScoreCorrection"]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """What the host knows of the rows that follow the single ones: C chunks of prompts, laid end to end."""
+
+    query_start: Tensor
+    """int32 `[C + 1]`, from 0"""
+    key_start: Tensor
+    """int32 `[C + 1]`: their contexts, laid end to end"""
+    tokens: int
+    context_tokens: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], contexts: Sequence[int], device: str) -> "Chunks":
+        both = torch.zeros(2, len(counts) + 1, dtype=torch.int32)
+        both[0, 1:], both[1, 1:] = torch.tensor(counts).cumsum(0), torch.tensor(contexts).cumsum(0)
+        return cls(both[0].clone().to(device), both[1].clone().to(device), sum(counts), sum(contexts))
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,12 @@ class Rows:
     """int64 `[T]`, page * page_tokens + offset: where each new token is stored; -1 stores nowhere"""
     max_query: int
     max_context: int
+    singles: int = 0
+    """the first rows, as many as are known to have one new token each"""
+    chunks: Chunks | None = None
+    """the rows after them; None: not known, or there are none"""
+    compute: torch.dtype | None = None
+    """what the model computes in, if kernels may round to it"""
     invariant: bool = False
     """kernels cut their work alike for every batch, so that what a token gets does not depend on its company"""
 

@@ -53,6 +53,9 @@ class TileCodec:
     """whether the tiles lie as one warp's operands hold them: more warps a program would undo it"""
     flipped: bool = False
     """whether `load_values` brings `[WIDTH, TILE]`: the tensor cores pad 8 query rows to 16, 8 columns to none"""
+    load_rows: Any = None
+    """as `load_values`, but `[TILE, WIDTH]` with rows and dimensions in their natural order, whatever that costs; None
+    where `load_values` does so"""
     why_not: Callable[[tuple[int, int]], str | None] = lambda capability: None
     """CUDA compute capability -> why this codec cannot run there, or None"""
 

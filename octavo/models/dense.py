@@ -4,7 +4,7 @@ T tokens · H query heads · G kv heads · D head width
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -133,6 +133,7 @@ class DenseDecoder:
         """
         eps, impl = self.spec.norm_eps, step.impl
         hidden, delta = functional.embedding(tokens, self.embedding), None  # what a block adds, the next norm adds
+        step = replace(step, rows=replace(step.rows, compute=hidden.dtype))
         for attention_norm, attention, mlp_norm, mlp in self.blocks:
             hidden, normed = add_norm(hidden, delta, attention_norm, eps, impl)
             hidden, normed = add_norm(hidden, attention(normed, step, self.rope), mlp_norm, eps, impl)

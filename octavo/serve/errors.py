@@ -72,7 +72,9 @@ def install(app: FastAPI) -> None:
         param = where[0] if where else None
         message = str(first.get("msg", "invalid")).removeprefix("Value error, ")
         path = ".".join(where)
-        return ApiError(400, f"{path}: {message}"[:_SHOWN] if path else message[:_SHOWN], "invalid_value", param).response()
+        return ApiError(
+            400, f"{path}: {message}"[:_SHOWN] if path else message[:_SHOWN], "invalid_value", param
+        ).response()
 
     @app.exception_handler(HTTPException)
     async def of_http(_: Request, error: HTTPException) -> Response:

@@ -75,9 +75,7 @@ class _Server(uvicorn.Server):
             log.info("%s: %d open requests have %.0f s to end", signal.Signals(sig).name, count,
                      self.desk.options.shutdown_timeout)  # fmt: skip
             loop = asyncio.get_running_loop()
-            loop.call_later(
-                self.desk.options.shutdown_timeout, self.desk.link.fail_all, "the server is shutting down"
-            )
+            loop.call_later(self.desk.options.shutdown_timeout, self.desk.link.fail_all, "the server is shutting down")
         super().handle_exit(sig, frame)
 
 

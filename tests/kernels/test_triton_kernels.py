@@ -62,6 +62,7 @@ def make_rows(chunks: list[tuple[int, int]], spare: int) -> Rows:
     return Rows(
         torch.tensor(starts, dtype=torch.int32), torch.tensor([c for _, c in chunks], dtype=torch.int32), tables,
         torch.tensor(positions), torch.tensor(slots), max(n for n, _ in chunks), max(c for _, c in chunks),
+        next((at for at, (new, _) in enumerate(chunks) if new != 1), len(chunks)),
     )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def to_device(rows: Rows) -> Rows:
     fields = [
         getattr(rows, name).to(DEVICE) for name in ("query_start", "context", "block_tables", "positions", "slots")
     ]
-    return Rows(*fields, rows.max_query, rows.max_context)
+    return Rows(*fields, rows.max_query, rows.max_context, rows.singles)
 
 
 def make_pool(dtype: str, chunks: list[tuple[int, int]], kv_heads: int, head_dim: int) -> LayerPages:

@@ -7,11 +7,14 @@ from octavo.kernels.attention import reference
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 
-__all__ = ["ATTENTION_IMPLS", "ROW_BLOCKS", "attend"]
+__all__ = ["ATTENTION_IMPLS", "DENSE_TOKENS", "ROW_BLOCKS", "attend"]
 
 ROW_BLOCKS = (8, 16, 32, 64)
 """query rows of a KV head (new tokens times heads of its group) that the GPU's kernels are compiled for, padded up to
 one of these; of more than the last a sequence takes several blocks"""
+
+DENSE_TOKENS = 16384
+"""tokens of context that the GPU's dense kernel takes at once, at most: its scratch is all their vectors in 16 bits"""
 
 
 def _cpu(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from octavo.kernels.ahead import launch
 from octavo.kernels.attention import ROW_BLOCKS
+from octavo.kernels.attention.triton_dense import attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -21,6 +22,7 @@ __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 _LOG2_E = 1.4426950408889634
 _COUNTERS = 1 << 20
 _INVARIANT_ROWS = 16
+_MANY_WAVES = 4
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -35,6 +37,15 @@ class Tiling:
     warps: int
     stages: int
     prefetch: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows [first, first + count) of a step, of up to `max_query` new tokens each."""
+
+    first: int
+    count: int
+    max_query: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,9 @@ def _choose_splits(programs: int, pages: int, slots: int) -> int:
     """Fewest page times: every full wave of programs costs its pages, and the last one too, but for what a chip that is
     not full does faster (down to 0.7: below that latency rules); a wave costs half a page for its start and end.
     """
+
+    if programs >= _MANY_WAVES * slots:  # contexts differ: the chip stays full till the last ones, whatever their waves
+        return 1
 
     def page_times(splits: int) -> float:
         full, rest = divmod(programs * splits, slots)
@@ -149,39 +163,62 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) ->
     }
 
 
-def _tiling(q: Tensor, rows: Rows, layer: LayerPages) -> Tiling:
+def _tiling(q: Tensor, rows: Rows, part: _Part, layer: LayerPages) -> Tiling:
     layout, plan = layer.layout, layer.plan
+    codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
     if rows.invariant:  # as if for one short row over one page, which nobody shares
-        codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
         return choose_tiling(codecs, _INVARIANT_ROWS, layout.head_bytes, 1, layout.kv_heads, 1, _chip(q.device))
     return choose_tiling(
-        (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)), rows.max_query * (q.shape[1] // layout.kv_heads),
-        layout.head_bytes, len(rows.context), layout.kv_heads, -(-rows.max_context // layout.page_tokens),
-        _chip(q.device),
+        codecs, part.max_query * (q.shape[1] // layout.kv_heads), layout.head_bytes, part.count, layout.kv_heads,
+        -(-rows.max_context // layout.page_tokens), _chip(q.device),
     )  # fmt: skip
+
+
+def _parts(rows: Rows) -> list[_Part]:
+    """Rows of one token and chunks of prompts are cut differently: in one launch the first would take as long as if
+    they were chunks."""
+    count = len(rows.context)
+    if rows.invariant or rows.max_query == 1 or not 0 < rows.singles < count:
+        return [_Part(0, count, rows.max_query)]
+    return [_Part(0, rows.singles, 1), _Part(rows.singles, count - rows.singles, rows.max_query)]
 
 
 def attend(
     q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
+    q, out = q.contiguous(), torch.empty_like(q)
+    in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
+    for part in _parts(rows):
+        if part.max_query > 1 and takes(q, rows, correction):
+            got = attend_dense(q, rows, layer, softmax_scale, window)
+            if part.count == len(rows.context):
+                return got if in_kernel else layer.value.output(got.float())
+            out[len(q) - len(got) :] = got
+            continue
+        cut = tiling or _tiling(q, rows, part, layer)
+        _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
+    return out if in_kernel else layer.value.output(out)
+
+
+def _attend_part(
+    q: Tensor, out: Tensor, rows: Rows, part: _Part, layer: LayerPages, softmax_scale: float, window: int | None,
+    correction: ScoreCorrection | None, tiling: Tiling, in_kernel: bool,
+) -> None:  # fmt: skip
     layout = layer.layout
     tokens, heads, head_dim = q.shape
-    tiling = tiling or _tiling(q, rows, layer)
-    blocks, splits = -(-rows.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
-    row_blocks = len(rows.context) * layout.kv_heads * blocks
+    blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
+    row_blocks = part.count * layout.kv_heads * blocks
     assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
-    out = torch.empty_like(q)
     share, width = splits * tokens * heads, _pow2(head_dim)
     partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
     stats = partial[share * width :] if splits > 1 else partial
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
-    in_kernel = layer.value.rotated and layer.value.matrix is None and width == head_dim
     launch(
-        attend_kernel, (splits, layout.kv_heads * blocks, len(rows.context)), q.contiguous(),
+        attend_kernel, (splits, layout.kv_heads * blocks, part.count), q,
         *_correction(correction, q), out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context,
         rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
-        window or 0, WINDOW=window is not None, PAIRS=0 if correction is None else correction.rope.cos.shape[1],
+        window or 0, part.first, WINDOW=window is not None,
+        PAIRS=0 if correction is None else correction.rope.cos.shape[1],
         **_constants(layer, q, tiling, in_kernel),
     )  # fmt: skip
-    return out if in_kernel else layer.value.output(out)

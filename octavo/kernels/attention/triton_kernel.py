@@ -15,7 +15,7 @@ import triton.language as tl
 from octavo.kernels.attention.triton_merge import merge_row_block
 from octavo.kv.lanes import lane_grid, lanes_last
 
-__all__ = ["attend_kernel"]
+__all__ = ["attend_kernel", "hadamard_rows"]
 
 
 @triton.jit
@@ -201,7 +201,7 @@ def _tile_step(
 
 
 @triton.jit
-def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def hadamard_rows(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """x @ H for the orthonormal Sylvester matrix: butterflies over the bits of the index, in any order."""
     for bit in tl.static_range(0, 9):
         if 2**bit < WIDTH:
@@ -211,10 +211,10 @@ def _hadamard(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 # none of these may compile a kernel anew: they change with the batch and with the length of a context
-@triton.jit(do_not_specialize=["table_stride", "total_rows", "window"])
+@triton.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
 def attend_kernel(
     q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride,
-    total_rows, window,
+    total_rows, window, first_sequence,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
@@ -224,11 +224,12 @@ def attend_kernel(
     PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
     PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences).
+    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences from
+    `first_sequence` on).
 
     A context of few pages has fewer splits than the grid: the programs that are left over end at once."""
     blocks = tl.num_programs(1) // KV_HEADS
-    split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2)
+    split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2) + first_sequence
     first_row = tl.program_id(1) % blocks * ROWS
     context = tl.load(contexts + sequence)  # on its way together with query_start
     begin = tl.load(query_start + sequence)
@@ -306,14 +307,14 @@ def attend_kernel(
         total += offset[:, None]
     last = True
     if SPLIT:
-        arrived += sequence * tl.num_programs(1) + tl.program_id(1)
+        arrived += tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
         last, total, mass = merge_row_block(
             total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
         )
     if last:
         total = total / mass[:, None]
         if UNROTATE:
-            total = _hadamard(total, ROWS, WIDTH)
+            total = hadamard_rows(total, ROWS, WIDTH)
         dims = VALUE_DIMS(tl.arange(0, WIDTH), HEAD, WIDTH)
         real = live[:, None] & ((dims >= 0) & (dims < HEAD))[None, :]
         tl.store(out + row[:, None] * HEAD + dims[None, :], total, mask=real)

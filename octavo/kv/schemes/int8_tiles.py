@@ -74,6 +74,16 @@ def _load_values(
 
 
 @triton.jit
+def load_rows(
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
+):  # fmt: skip
+    dim, row = tl.arange(0, WIDTH)[None, :], tl.arange(0, TILE)[:, None]
+    at = (token + row) * HEAD + dim
+    return tl.load(bytes_pointer(head, OFFSET) + at, mask=(dim < HEAD) & (row < limit), other=0).to(COMPUTE)
+
+
+@triton.jit
 def _store(
     head, token, x, high, low, keep, HEAD: tl.constexpr, DATA: tl.constexpr, SCALE: tl.constexpr,
     MID: tl.constexpr, PLAIN: tl.constexpr,
@@ -90,4 +100,5 @@ def _store(
 INT8_TILES = TileCodec(
     _key_dims, _load_keys, _value_dims, _load_values, arrange_weights, _store,
     key_compute="int8", value_compute="float16", affine=True, one_warp=True, flipped=True,
+    load_rows=load_rows,
 )  # fmt: skip

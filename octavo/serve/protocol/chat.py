@@ -80,7 +80,9 @@ class ChatRequest(RequestFields):
             raise ValueError("modalities: only text is served")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
-        if self.continue_final_message and (self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set):
+        if self.continue_final_message and (
+            self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set
+        ):
             raise ValueError("continue_final_message and add_generation_prompt exclude each other")
         if not isinstance(self.tool_choice, str | None):
             known = [tool.function.name for tool in self.tools or []]

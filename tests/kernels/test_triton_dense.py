@@ -1,0 +1,69 @@
+"""Chunks of prompts through decoded pages and a dense kernel, against the reference over the same pages."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from dataclasses import replace
+
+import torch
+from test_triton_kernels import DEVICE, DTYPES, MIXED, WIDE, filled, make_rows, pytestmark, relative, to_device
+
+from octavo.kernels.attention import attend
+from octavo.kernels.attention.triton_dense import takes, unpack
+from octavo.kernels.rows import Chunks, Rows
+
+__all__ = ["pytestmark"]
+
+CHUNKS = [(1, 130), (1, 64), (70, 70), (33, 200), (5, 321)]
+
+
+def with_chunks(chunks: list[tuple[int, int]], dtype: torch.dtype) -> Rows:
+    rows = to_device(make_rows(chunks, 2))
+    rest = chunks[rows.singles :]
+    return replace(rows, compute=dtype, chunks=Chunks.of([n for n, _ in rest], [c for _, c in rest], DEVICE))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_decoded_pages_are_what_attention_reads(dtype: str, head_dim: int):
+    torch.manual_seed(3)
+    layer, rows = filled(dtype, CHUNKS, 2, head_dim), with_chunks(CHUNKS, torch.float32)
+    q = torch.randn(len(rows.positions), 4, head_dim, device=DEVICE)
+    want = attend(q, rows, layer, "reference", head_dim**-0.5)[rows.singles :]
+    keys, values = unpack(rows, layer, torch.float32)
+    assert keys.isfinite().all() and values.isfinite().all()
+    got, at, begin = [], 0, rows.singles
+    for new, context in CHUNKS[rows.singles :]:
+        k, v = (side[at : at + context].repeat_interleave(2, 1).transpose(0, 1) for side in (keys, values))
+        scores = q[begin : begin + new].transpose(0, 1) @ k.mT * head_dim**-0.5
+        late = torch.ones(new, context, dtype=torch.bool, device=DEVICE).triu(context - new + 1)
+        got.append((scores.masked_fill(late, float("-inf")).softmax(-1) @ v).transpose(0, 1))
+        at, begin = at + context, begin + new
+    turned = layer.value.rotated and layer.value.matrix is None and head_dim == 64
+    out = torch.cat(got)
+    assert relative(out if turned else layer.value.output(out), want) < (2e-6 if dtype == "fp32" else 2e-3)
+
+
+def test_short_chunks_deterministic_ones_and_exact_models_go_another_way():
+    rows = with_chunks(CHUNKS, torch.bfloat16)
+    q = torch.zeros(len(rows.positions), 4, 64, device=DEVICE)
+    assert takes(q, rows, None) == WIDE
+    assert not takes(q, replace(rows, invariant=True), None)
+    assert not takes(q, replace(rows, compute=torch.float32), None)
+    assert not takes(q, replace(rows, max_query=63), None)
+    assert not takes(q, replace(rows, chunks=None), None)
+
+
+@pytest.mark.skipif(not WIDE, reason="torch's flash attention needs a GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("chunks", [CHUNKS, [*MIXED[:1], (300, 1000), (65, 65)], [(300, 300), (200, 901)]])
+def test_the_dense_way_gives_what_the_reference_gives(dtype: str, window: int | None, chunks: list[tuple[int, int]]):
+    torch.manual_seed(5)
+    layer, rows = filled(dtype, chunks, 2, 128), with_chunks(chunks, torch.bfloat16)
+    q = torch.randn(len(rows.positions), 8, 128, device=DEVICE)
+    assert takes(q, rows, None)
+    want = attend(q, rows, layer, "reference", 128**-0.5, window)
+    got = attend(q, rows, layer, "triton", 128**-0.5, window)
+    assert got.isfinite().all() and relative(got, want) < 6e-3
