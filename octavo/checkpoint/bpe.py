@@ -39,6 +39,9 @@ class BPEBackend:
     def token_id(self, token: str) -> int | None:
         return self.inner.token_to_id(token)
 
+    def vocabulary(self) -> str:
+        return self.inner.to_str()
+
 
 @dataclass(frozen=True)
 class SplitRule:

@@ -10,6 +10,8 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
+from octavo.checkpoint.vocabulary import ByteVocabulary
+
 __all__ = ["PieceKind", "Pieces", "SentencePieceBackend", "SentencePieceOptions", "build_model", "read_pieces"]
 
 _SPACE = "▁"  # how pieces spell a space
@@ -103,6 +105,11 @@ class SentencePieceBackend:
             return self.options.added[token]
         i = self._processor.piece_to_id(token)
         return i if i != self._processor.unk_id() or token == self._processor.id_to_piece(i) else None
+
+    def vocabulary(self) -> ByteVocabulary:
+        pieces = tuple(self._bytes_of(i) for i in range(self._size))
+        special, end = self.options.special, self.options.eos or 0
+        return ByteVocabulary(pieces, tuple(sorted(special)), end, self._spaceless.encode)
 
 
 @dataclass(frozen=True)

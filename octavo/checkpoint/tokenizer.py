@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from octavo.base.errors import RequestError
 from octavo.checkpoint.chat_template import render_chat
+from octavo.checkpoint.vocabulary import ByteVocabulary
 
 __all__ = ["Backend", "Tokenizer", "merge_ids"]
 
@@ -20,6 +21,10 @@ class Backend(Protocol):
     def vocab_size(self) -> int: ...
 
     def token_id(self, token: str) -> int | None: ...
+
+    def vocabulary(self) -> str | ByteVocabulary:
+        """What another library needs to know the tokens: a tokenizer.json's text, or the bytes of each."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ n + 1, whose tokens of step n stay on the device; then it reads step n. docs/eng
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from octavo.kv.prefix import PrefixIndex, root_key
 
 if TYPE_CHECKING:
     from octavo.checkpoint.tokenizer import Tokenizer
+    from octavo.engine.grammar import Grammar, GrammarFactory
 
 __all__ = ["Engine"]
 
@@ -61,10 +63,11 @@ class Engine:
 
     def add(
         self, request_id: str, prompt: Sequence[int], params: SamplingParams, *, scores: bool = False, salt: str = "",
-        reads_prefix: bool = True, score_from: int = 0,
+        reads_prefix: bool = True, score_from: int = 0, grammar: "Grammar | None" = None,
     ) -> Request:  # fmt: skip
         """Queue a request. `scores`: it wants the log-probabilities of its prompt's positions from `score_from` on and
-        no new token. Raises RequestError or CapacityError, and then nothing of it is kept."""
+        no new token. `grammar`: that of its params, if it was compiled elsewhere (it is not copied).
+        Raises RequestError or CapacityError, and then nothing of it is kept."""
         if request_id in self.requests:
             raise RequestError(f"request id `{request_id}` is in use")
         tokens = self.limits.check_prompt(prompt, scores)
@@ -78,7 +81,7 @@ class Engine:
         request = Request(
             request_id, tokens, params, self._arrivals, min(wanted, longest), seed,
             root_key(self.runner.pool.plan.fingerprint(), salt), scores, self._text_stream(tokens, params),
-            reads_prefix, score_from,
+            reads_prefix, score_from, grammar or self._grammar(params),
         )  # fmt: skip
         self.requests[request_id] = request
         self.scheduler.add(request)
@@ -151,7 +154,9 @@ class Engine:
 
     def _advance(self, request: Request, result: Sample) -> TokenEvent:
         """Append a token; decide whether the request ends with it."""
-        params, token = request.params, result.token
+        params, token, grammar = request.params, result.token, request.grammar
+        if grammar is not None and not grammar.accept(token):
+            return self._end(request, "error", None)
         self.scheduler.learned(request, token)
         if result.logprobs is not None:
             request.logprobs.append(result.logprobs)
@@ -160,6 +165,7 @@ class Engine:
         text = ""
         if request.text is not None and not (ends and token in params.stop_token_ids):
             text = request.text.feed(token, may_stop)
+        ends = ends or (grammar is not None and grammar.finished)
         if ends or (request.text is not None and request.text.stopped_by is not None):
             return self._end(request, "stop", result, text)
         if len(request.tokens) >= request.max_length:
@@ -181,6 +187,18 @@ class Engine:
             return None
         keep, skip = params.include_stop_str_in_output, params.skip_special_tokens
         return TextStream(self._texts, prompt, tuple(params.stop), keep, skip)
+
+    def _grammar(self, params: SamplingParams) -> "Grammar | None":
+        return None if params.grammar is None else self.grammars.compile(params.grammar)
+
+    @cached_property
+    def grammars(self) -> "GrammarFactory":
+        """Compiles grammars for this model. Raises RequestError where there is no tokenizer."""
+        from octavo.engine.grammar import GrammarFactory
+
+        if self.tokenizer is None:
+            raise RequestError("a grammar needs a tokenizer, and this model has none")
+        return GrammarFactory(self.tokenizer, self.limits.vocab_size, self.eos_ids)
 
     def drain(self) -> None:
         """Abort everything. Afterwards no page is held."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from octavo.engine.detokenizer import TextStream
+    from octavo.engine.grammar import Grammar
 
 __all__ = ["FinishReason", "Request", "Status", "TokenEvent", "TokenLogprobs"]
 
@@ -71,6 +72,8 @@ class Request:
     reads_prefix: bool = True
     score_from: int = 0
     """the first prompt position whose log-probabilities a scoring request wants"""
+    grammar: "Grammar | None" = None
+    """where the output is in its grammar; it stays when the request is preempted"""
     tokens: list[int] = field(init=False)
     pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0

@@ -98,9 +98,11 @@ def _best(row: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _reshape(row: Tensor, request: Request, eos_ids: tuple[int, ...]) -> None:
-    """Penalties, biases and the ban on an early end, in place on one row `[V]`."""
+    """Grammar, penalties, biases and the ban on an early end, in place on one row `[V]`."""
     params, device = request.params, str(row.device)
     made = request.length - len(request.prompt)
+    if request.grammar is not None:
+        request.grammar.mask(row)
     if params.repetition_penalty != 1.0:
         [seen] = to_device([np.array(sorted(set(request.tokens)))], device)
         values = row[seen]
@@ -171,4 +173,5 @@ def _draw(logits: Tensor, dials: Tensor, filters: _Filters) -> Tensor:
     cumulative = weights.masked_fill_(~allowed, 0.0).cumsum(-1)
     whole = cumulative[:, -1:].contiguous()
     found = torch.searchsorted(cumulative, number * whole, right=True)
-    return torch.minimum(found, torch.searchsorted(cumulative, whole))[:, 0]  # should the product round up to `whole`
+    found = torch.minimum(found, torch.searchsorted(cumulative, whole))[:, 0]  # should the product round up to `whole`
+    return found.clamp(max=vocab_size - 1)  # a row of nothing but -inf: any token, and its grammar will refuse it

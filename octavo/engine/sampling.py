@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from octavo.base.errors import BadValue
+from octavo.engine.grammar_spec import GrammarSpec
 
 __all__ = ["MAX_LOGPROBS", "SamplingParams"]
 
@@ -41,8 +42,13 @@ class SamplingParams:
     """log-probabilities of the chosen token and of this many best ones, from the model's own distribution"""
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    grammar: GrammarSpec | None = None
+    """what the text must look like; a mapping with its fields will do. It ends with `stop` when it is complete and
+    nothing may follow, whatever min_tokens and ignore_eos say, and with `error` when the grammar's limits are spent"""
 
     def __post_init__(self) -> None:
+        if isinstance(self.grammar, Mapping):
+            object.__setattr__(self, "grammar", _grammar_of(self.grammar))
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", {int(token): float(bias) for token, bias in self.logit_bias.items()})
@@ -83,12 +89,20 @@ class SamplingParams:
     @property
     def reads_output(self) -> bool:
         """Whether the next token depends on which tokens came before it by more than the model."""
-        return bool(self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty)
+        penalized = self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty
+        return bool(penalized or self.grammar is not None)
 
     @property
     def reshapes(self) -> bool:
         """Whether anything changes the logits before a token is chosen, other than temperature."""
         return bool(self.reads_output or self.logit_bias or self.min_tokens)
+
+
+def _grammar_of(fields: Mapping[str, str]) -> GrammarSpec:
+    unknown = set(fields) - {"kind", "text"}
+    if unknown or "kind" not in fields:
+        raise BadValue("grammar has a kind and a text, and nothing else")
+    return GrammarSpec(**fields)  # type: ignore[arg-type]
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
