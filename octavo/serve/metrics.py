@@ -89,8 +89,8 @@ class Metrics:
         self.up = False
         self.restarts = 0
         self.requests = 0
-        self.rejections = dict.fromkeys(_STATUSES, 0)
-        self.finishes = dict.fromkeys(_REASONS, 0)
+        self.rejections: dict[str, int] = dict.fromkeys(_STATUSES, 0)
+        self.finishes: dict[str, int] = dict.fromkeys(_REASONS, 0)
         self.now = _ZERO
         # totals of the engines that are gone: what an engine says is added to them
         self.gone = dict.fromkeys(_TOTALS, 0)

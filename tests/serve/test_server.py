@@ -19,8 +19,11 @@ def client(server: Server) -> openai.OpenAI:
 
 def ask(client: openai.OpenAI, **given):
     return client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": "Name a colour."}], temperature=0,
-        extra_body={"ignore_eos": True}, **given,
+        model="smollm2",
+        messages=[{"role": "user", "content": "Name a colour."}],
+        temperature=0,
+        extra_body={"ignore_eos": True},
+        **given,
     )
 
 
