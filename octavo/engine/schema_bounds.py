@@ -1,6 +1,6 @@
 """Bounds on JSON schemas whose compiling would take seconds, or more stack than there is. Pure.
 
-They come from trying: what was slow without them is in tests/engine/test_grammar_hostile.py.
+They come from trying: what was slow without them is in tests/engine/test_grammar.py.
 """
 
 import math
