@@ -1,8 +1,8 @@
 """A server under load that misbehaves: `python benchmarks/serve_load.py --seconds 300 --out FILE`.
 
-Starts `octavo serve smollm2 --deterministic`, keeps 64 streams open (some are cancelled midway, some leave at once, some
-read slowly), and holds every answer, whole or cut short, against what the engine gives for the same prompt and seed
-when it is asked for it alone and offline. Then: are all pages free, and did either process grow?
+Starts `octavo serve smollm2 --deterministic`, keeps 64 streams open (some are cancelled midway, some leave at once,
+some read slowly), and holds every answer, whole or cut short, against what the engine gives for the same prompt and
+seed when it is asked for it alone and offline. Then: are all pages free, and did either process grow?
 """
 
 import argparse
@@ -27,7 +27,7 @@ __all__ = ["main"]
 
 WORDS = "the sea a ship of stone and light under an old house by river with seven birds that sing".split()  # noqa: SIM905
 KINDS = (("whole", 60), ("cancel", 15), ("leave at once", 10), ("slow", 15))
-MODEL = ["--kv-cache-dtype", "int8", "--deterministic", "--kv-self-test", "off", "--kv-cache-memory", "60000tok"]
+MODEL = ["--kv-cache-dtype", "int8", "--deterministic", "--kv-self-test", "off", "--kv-cache-memory", "30000tok"]
 
 
 @dataclass
@@ -164,7 +164,7 @@ def main() -> None:
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         assert wait_for(given.port, lambda live: live["state"] == "ready", 90), "the server did not start"
-        asyncio.run(load(given.port, jobs, want, given.streams, 20))  # buffers grow to their size
+        asyncio.run(load(given.port, jobs, want, given.streams, 60))  # buffers grow to their size
         before = memory_mib(server.pid)
         begin = time.monotonic()
         tally = asyncio.run(load(given.port, jobs, want, given.streams, given.seconds))

@@ -43,7 +43,7 @@ def make_desk(options: ServeOptions) -> Desk:
     words = open_words(options.model, engine.get("tokenizer"), options.chat_template)
     link = EngineLink(engine, options.engine_timeout)
     metrics = Metrics(options.names[0])
-    link.on_stats, link.on_ready = metrics.stats, metrics.ready
+    link.on_stats, link.on_ready, link.on_death = metrics.stats, metrics.ready, metrics.engine_restarted
     return Desk(options, link, words, metrics)
 
 

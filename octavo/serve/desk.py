@@ -85,6 +85,7 @@ class Desk:
     def exchange(self, prompts: list[list[int]], params: dict[str, Any], request: RequestFields) -> Exchange:
         """Ready to run. Raises ApiError 429 when the queue is full."""
         made = Exchange(self.link, prompts, params, request.n or 1, request.cache_salt or "", self.metrics)
+        self.metrics.arrived()
         made.check_room(self.facts["limits"]["max_num_seqs"], self.options.max_num_queued_reqs)
         return made
 
@@ -109,9 +110,12 @@ class Desk:
         return {"X-Octavo-Ignored": ",".join(unknown)[:1024]} if unknown else {}
 
     async def check_all(self, prompts: list[list[int]], params: dict[str, Any], room: int = 1) -> None:
+        """Everything that the engine could refuse; a grammar is compiled once, where it can be killed."""
         for tokens in prompts:
             self.check_tokens(tokens, room=room)
         try:
             self.check_params(params)
         except OctavoError as error:
             raise ApiError(400, error.message, "invalid_value") from None
+        if "grammar" in params:
+            await self.words.rehearse(params["grammar"])

@@ -56,6 +56,7 @@ class EngineLink:
         self.restarts = 0
         self.on_stats: Callable[[Stats], None] = lambda stats: None
         self.on_ready: Callable[[dict[str, Any]], None] = lambda facts: None
+        self.on_death: Callable[[], None] = lambda: None
         self._homes: dict[int, tuple[Inbox, int]] = {}
         self._next_id = 0
         self._writer: asyncio.StreamWriter | None = None
@@ -152,6 +153,7 @@ class EngineLink:
             log.error("the engine has died (exit %s); starting it again in %.1f s",
                       self._process.returncode if self._process else "?", pause)  # fmt: skip
             self.restarts += 1
+            self.on_death()
             await asyncio.sleep(pause)
 
     async def _live_once(self) -> None:

@@ -1,7 +1,8 @@
-"""Renders chat templates in a process of its own: `python -m octavo.serve.render_worker`.
+"""Renders chat templates, and compiles grammars, in a process of its own: `python -m octavo.serve.render_worker`.
 
 A template is code from a checkpoint. The sandbox keeps it from touching anything, but not from using time and memory
-without end; here both are limited, and the process can be killed. Frames as in `wire.py`, of JSON-like values.
+without end; here both are limited, and the process can be killed. So it is with the grammars of clients, which are
+compiled here once before the engine does. One byte says that it is ready; then frames as in `wire.py`.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ import msgspec
 
 from octavo.base.errors import OctavoError
 from octavo.checkpoint.chat_template import render_chat
+from octavo.engine.grammar import rehearse
+from octavo.engine.grammar_spec import GrammarSpec
 
 __all__ = ["main", "render"]
 
@@ -22,6 +25,9 @@ _MOST_CHARACTERS = 16 << 20
 def render(job: dict[str, Any]) -> dict[str, Any]:
     """`{"text"}`, or `{"error", "hint"}`."""
     try:
+        if "grammar" in job:
+            rehearse(GrammarSpec(**job["grammar"]))
+            return {"text": ""}
         text = render_chat(job["template"], job["messages"], job["variables"])
     except OctavoError as error:
         return {"error": error.message[:2000], "hint": error.hint}
@@ -42,6 +48,8 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     read, write = sys.stdin.buffer, sys.stdout.buffer
+    write.write(b"+")
+    write.flush()
     while len(head := read.read(4)) == 4:
         job = msgspec.msgpack.decode(read.read(int.from_bytes(head, "little")))
         body = msgspec.msgpack.encode(render(job))

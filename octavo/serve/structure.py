@@ -56,9 +56,8 @@ def _of_structured(given: dict[str, Any]) -> GrammarSpec | None:
     asked = {name: value for name, value in given.items() if value is not None and name != "_backend"}
     known = [name for name in asked if name in _KINDS or name == "json_object"]
     if len(known) != 1 or len(asked) != 1:
-        message = (
-            f"structured_outputs takes one of {', '.join(_KINDS)}, json_object, not {', '.join(asked) or 'nothing'}"
-        )
+        have, got = ", ".join((*_KINDS, "json_object")), ", ".join(asked) or "nothing"
+        message = f"structured_outputs takes one of {have}, not {got}"
         raise ApiError(400, message[:500], "invalid_value", "structured_outputs")
     (name,) = known
     value = asked[name]

@@ -56,6 +56,51 @@ class ToolUse:
         found = parse(self.format_name, text)
         if not found.calls:
             return {"role": "assistant", "content": found.content}
+        calls = [_call(call.name, call.arguments) for call in found.calls]
+        return {"role": "assistant", "content": found.content.strip() or None, "tool_calls": calls}
+
+
+class CallWriter:
+    """The deltas of one choice of a stream."""
+
+    def __init__(self, stream: ToolStream):
+        self._stream = stream
+        self.called = False
+
+    def feed(self, text: str, last: bool) -> list[dict[str, Any]]:
+        """What more text gives: objects for `delta`."""
+        found = self._stream.feed(text) + (self._stream.close() if last else [])
+        return [made for delta in found if (made := self._delta(delta)) is not None]
+
+    def _delta(self, delta: Content | CallStart | Arguments) -> dict[str, Any] | None:
+        match delta:
+            case Content():
+                return None if self.called and not delta.text.strip() else {"content": delta.text}
+            case CallStart():
+                self.called = True
+                return {"tool_calls": [{"index": delta.index, **_call(delta.name, "")}]}
+            case Arguments():
+                return {"tool_calls": [{"index": delta.index, "function": {"arguments": delta.text}}]}
+
+
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    identity = f"call_{uuid.uuid4().hex[:24]}"
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _told(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    text = _TOLD.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+    if messages and messages[0].get("role") == "system":
+        first = messages[0]
+        return [{**first, "content": f"{first['content']}\n\n{text}"}, *map(_plain, messages[1:])]
+    return [{"role": "system", "content": text}, *map(_plain, messages)]
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """Calls and their results as text, for a template that would not show them."""
+    if message.get("role") == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    if message.get("tool_calls"):
         made = [call["function"] for call in message["tool_calls"]]
         calls = [json.dumps({"name": one["name"], "arguments": one["arguments"]}) for one in made]
         written = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)

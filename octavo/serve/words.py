@@ -15,27 +15,29 @@ from octavo.checkpoint.tokenizer import Tokenizer
 
 __all__ = ["Words", "open_words"]
 
-_RENDER_SECONDS = 10.0
+_RENDER_SECONDS, _GRAMMAR_SECONDS = 10.0, 2.0
 _INLINE_CHARACTERS = 4096
 
 
-class _Renderer:
-    """One process, one chat at a time; killed and started anew when a chat takes too long."""
+class _Worker:
+    """One process, one job at a time; killed and started anew when a job takes too long."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
 
-    async def render(self, job: Mapping[str, Any]) -> str:
+    async def do(self, what: str, job: Mapping[str, Any], seconds: float) -> str:
+        """The text that a job gives. Raises RequestError if it takes too long or too much memory."""
         async with self._lock:
             try:
-                answer = await asyncio.wait_for(self._ask(msgspec.msgpack.encode(job)), _RENDER_SECONDS)
+                await self._start()
+                answer = await asyncio.wait_for(self._ask(msgspec.msgpack.encode(job)), seconds)
             except TimeoutError:
                 await self.close()
-                raise RequestError(f"the chat template took more than {_RENDER_SECONDS:.0f} s") from None
+                raise RequestError(f"the {what} took more than {seconds:.0f} s") from None
             except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
                 await self.close()
-                raise RequestError("the chat template took more memory than it may") from None
+                raise RequestError(f"the {what} took more memory than it may") from None
             except BaseException:  # cancelled between question and answer
                 await self.close()
                 raise
@@ -50,12 +52,18 @@ class _Renderer:
                 process.kill()
             await process.wait()
 
+    async def _start(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            return
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "octavo.serve.render_worker",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None, "the process was started without pipes"
+        await self._process.stdout.readexactly(1)  # its modules are loaded: from here on time counts
+
     async def _ask(self, body: bytes) -> dict[str, Any]:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "octavo.serve.render_worker",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
+        assert self._process is not None, "the worker is not started"
         read, write = self._process.stdout, self._process.stdin
         assert read is not None and write is not None, "the process was started without pipes"
         write.write(len(body).to_bytes(4, "little") + body)
@@ -69,7 +77,7 @@ class Words:
 
     def __init__(self, tokenizer: Tokenizer | None):
         self._tokenizer = tokenizer
-        self._renderer = _Renderer()
+        self._worker = _Worker()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -95,9 +103,12 @@ class Words:
                 "this model has no chat template", hint="start with --chat-template, or use /v1/completions"
             )
         given = {**tokenizer.special_tokens, **variables}
-        return await self._renderer.render(
-            {"template": tokenizer.chat_template, "messages": messages, "variables": given}
-        )
+        job = {"template": tokenizer.chat_template, "messages": messages, "variables": given}
+        return await self._worker.do("chat template", job, _RENDER_SECONDS)
+
+    async def rehearse(self, grammar: Mapping[str, str]) -> None:
+        """Compile a grammar where nothing is lost if that ends badly. Raises RequestError."""
+        await self._worker.do("grammar", {"grammar": grammar}, _GRAMMAR_SECONDS)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens)
@@ -109,7 +120,7 @@ class Words:
         return f"token_id:{token}" if "\ufffd" in text else text
 
     async def close(self) -> None:
-        await self._renderer.close()
+        await self._worker.close()
 
 
 def open_words(model: str, tokenizer: str | None, chat_template: str | None) -> Words:
