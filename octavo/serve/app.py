@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from octavo.serve import chat_routes, completion_routes, errors, info_routes
+from octavo.serve import chat_routes, completion_routes, errors, info_routes, web_routes
 from octavo.serve.desk import Desk
 from octavo.serve.engine_link import EngineLink
 from octavo.serve.guard import Guard
@@ -66,5 +66,6 @@ def make_app(desk: Desk) -> FastAPI:
     errors.install(app)
     for routes in (chat_routes, completion_routes, info_routes):
         app.include_router(routes.router(desk))
+    app.include_router(web_routes.router())
     app.add_middleware(Guard, options=desk.options, rejected=desk.metrics.rejected)
     return app
