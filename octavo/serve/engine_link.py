@@ -92,11 +92,12 @@ class EngineLink:
         """Send a request; its events come into `inbox` as `choice`. Raises EngineGone while there is no engine."""
         if self.state != "ready" or self._writer is None:
             raise EngineGone(f"the engine is {self.state}", hint="try again soon")
+        message = frame(Add(self._next_id + 1, tokens, params, salt))
         if not self._homes:
             self._heard = time.monotonic()
         self._next_id += 1
         self._homes[self._next_id] = (inbox, choice)
-        self._writer.write(frame(Add(self._next_id, tokens, params, salt)))
+        self._writer.write(message)
         return self._next_id
 
     def abort(self, request_id: int) -> None:

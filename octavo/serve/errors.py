@@ -82,6 +82,10 @@ def install(app: FastAPI) -> None:
         made.headers.update(error.headers or {})
         return made.response()
 
+    @app.exception_handler(UnicodeEncodeError)
+    async def of_text(_: Request, error: UnicodeEncodeError) -> Response:
+        return ApiError(400, "a text holds a lone surrogate, which is not Unicode text", "invalid_value").response()
+
     @app.exception_handler(Exception)
     async def of_bugs(request: Request, error: Exception) -> Response:
         log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error, exc_info=error)

@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from octavo.serve.errors import ApiError
 from octavo.serve.options import ServeOptions
 
@@ -58,8 +60,6 @@ class Guard:
                 await self.app(scope, self._bounded(receive), named_send)
             else:
                 await refusal.response()(scope, receive, named_send)
-        except _TooLong:
-            await self._too_long().response()(scope, receive, named_send)
         finally:
             if status >= 400:
                 self.rejected(status)
@@ -95,7 +95,7 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.options.max_body_bytes:
-                raise _TooLong
+                raise HTTPException(413, self._too_long().message)
             return message
 
         return bounded
@@ -111,7 +111,3 @@ class Guard:
             extra={"request_id": name, "method": scope["method"], "path": scope["path"], "status": status,
                    "seconds": round(seconds, 4), **scope["state"].get("usage", {})},
         )  # fmt: skip
-
-
-class _TooLong(Exception):
-    pass

@@ -72,7 +72,9 @@ def test_a_chat_streams_the_cache_moves_and_stop_stops(server: Server):
     browser.view.load(QUrl(server.url + "/"))
     browser.wait("document.getElementById('state') && document.getElementById('state').textContent === 'ready'")
     still = browser.run("document.getElementById('map').toDataURL()")
-    browser.run("(document.getElementById('temperature').value = '0', document.getElementById('most').value = '200', 1)")
+    browser.run(
+        "(document.getElementById('temperature').value = '0', document.getElementById('most').value = '200', 1)"
+    )
     send(browser, "Tell me about the sea, in a list.")
     browser.wait("document.querySelector('.turn.assistant .text').textContent.length > 20")
     length = browser.run("document.querySelector('.turn.assistant .text').textContent.length")

@@ -213,7 +213,8 @@ function drawSpeed() {
   pen.stroke();
   pen.fillStyle = colour("--dim");
   pen.font = "11px system-ui, sans-serif";
-  pen.fillText(`${number(most)} tokens/s`, 2, 11);
+  pen.textAlign = "right";
+  pen.fillText(`at most ${number(most)} tokens/s`, width, 11);
 }
 
 function list(parent, rows) {

@@ -1,0 +1,114 @@
+"""Keys, limits, queues and templates: the front with an engine that only pretends."""
+
+import asyncio
+import base64
+import time
+
+import pytest
+from fake_engine import fake_app
+from starlette.testclient import TestClient
+
+from octavo.base.errors import RequestError
+from octavo.serve.words import Words, open_words
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TEXT = "/v1/completions"
+
+
+def test_every_route_but_health_needs_a_key():
+    app, desk, _ = fake_app(api_keys=("first-key", "second-key"))
+    with TestClient(app) as client:
+        paths = app.openapi()["paths"]
+        routes = [(path.replace("{name}", "a"), method) for path, known in paths.items() for method in known]
+        routes += [("/", "get"), ("/static/app.js", "get"), ("/openapi.json", "get")]
+        assert len(routes) > 12
+        for path, method in routes:
+            reply = client.request(method.upper(), path)
+            assert reply.status_code == (200 if path == "/health" else 401), path
+        assert client.get("/nowhere").status_code == 401
+        for given in ("Bearer first-key", "bearer second-key", "Basic " + base64.b64encode(b"x:first-key").decode()):
+            assert client.get("/v1/models", headers={"Authorization": given}).status_code == 200, given
+        for given in ("Bearer first-ke", "Bearer first-keyy", "first-key", "Basic first-key", "Bearer ", "Bearer \xe9"):
+            reply = client.get("/v1/models", headers={"Authorization": given.encode("latin-1")})
+            assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
+            assert "Basic" in reply.headers["WWW-Authenticate"]
+    assert "first-key" not in repr(desk.options)
+
+
+def test_long_bodies_are_refused_however_they_come():
+    app, _, _ = fake_app(max_body_bytes=2000)
+    with TestClient(app) as client:
+        assert client.post(TEXT, json={"prompt": "a" * 3000}).status_code == 413
+        pieces = (b'{"prompt": "' + b"a" * 500 for _ in range(10))
+        assert client.post(TEXT, content=pieces, headers={"Content-Type": "application/json"}).status_code == 413
+        assert client.post(TEXT, json={"prompt": "a"}).status_code == 200
+
+
+def test_a_full_queue_says_so_at_once():
+    import threading
+
+    app, _, link = fake_app(holds=True, max_num_queued_reqs=2)
+    with TestClient(app) as client:
+        threads = [
+            threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a"}), daemon=True) for _ in range(10)
+        ]
+        for thread in threads:
+            thread.start()
+        while link.open_requests < 10:
+            time.sleep(0.01)
+        begin = time.perf_counter()
+        reply = client.post(TEXT, json={"prompt": "a"})
+        assert reply.status_code == 429 and int(reply.headers["Retry-After"]) >= 1
+        assert time.perf_counter() - begin < 0.1 and reply.json()["error"]["type"] == "rate_limit_error"
+        assert client.post(TEXT, json={"prompt": ["a"] * 11}).status_code == 400, "it could never be taken"
+        client.portal.call(link.fail_all, "enough")
+        for thread in threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def test_while_there_is_no_engine():
+    app, desk, link = fake_app()
+    with TestClient(app) as client:
+        link.state = "restarting"
+        for path in ("/health", "/v1/models"):
+            assert client.get(path).status_code == 503
+        reply = client.post(TEXT, json={"prompt": "a"})
+        assert reply.status_code == 503 and "Retry-After" in reply.headers
+        assert client.get("/live").json()["state"] == "restarting"
+        link.state, desk.draining = "ready", True
+        assert client.get("/health").status_code == 503 and client.get("/live").json()["state"] == "stopping"
+
+
+HOSTILE_TEMPLATES = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{% set x = 'a' * 10**9 %}{{ x ~ x }}",
+    "doubling": "{% set n = namespace(x='aaaa') %}{% for i in range(99) %}{%set n.x = n.x ~ n.x %}{% endfor %}{{n.x}}",
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "recursion": "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+    "format": "{{ '%1000000000d' % 1 }}",
+    "broken": "{% if",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEMPLATES)
+def test_hostile_templates_end_with_an_error(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("octavo.serve.words._RENDER_SECONDS", 1.0)
+    template = HOSTILE_TEMPLATES[name]
+
+    async def render() -> float:
+        words = open_words("smollm2", None, template)
+        good = Words(words.tokenizer.with_chat_template("{{ messages[0].content }}"))
+        good._worker = words._worker
+        begin = time.monotonic()
+        try:
+            with pytest.raises(RequestError):
+                await words.render([{"role": "user", "content": "a"}], {})
+            taken = time.monotonic() - begin
+            assert await good.render([{"role": "user", "content": "still here"}], {}) == "still here"
+        finally:
+            await words.close()
+        return taken
+
+    assert asyncio.run(render()) < 4
