@@ -65,6 +65,7 @@ def test_the_same_tokens_in_fp32(checkpoint, prompts, eager):
     assert llm.engine.pages.held == 0 and not llm.engine.busy
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_decode_step_is_launched_without_waiting(checkpoint, prompts, monkeypatch):
     """Torch raises where it would wait for the device."""
     folder, _ = checkpoint("llama")
