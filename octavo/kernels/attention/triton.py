@@ -210,6 +210,8 @@ def _attend_part(
     blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
     row_blocks = part.count * layout.kv_heads * blocks
     assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
+    if part.max_query == 1 and part.first == 0:
+        tokens = part.count  # the others have no split to merge
     share, width = splits * tokens * heads, _pow2(head_dim)
     partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
     stats = partial[share * width :] if splits > 1 else partial
