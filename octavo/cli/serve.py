@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from octavo.base.errors import UsageError
 from octavo.cli.engine_flags import EngineFlags
+from octavo.cli.output import JsonTarget, check_json_target, write_json
 
 __all__ = ["ServeFlags", "serve"]
 
@@ -37,6 +38,8 @@ class ServeFlags:
     """Seconds after which a client that does not read its stream is given up."""
     log_format: str = "text"
     """text or json"""
+    json: JsonTarget = None
+    """Where the facts of model and cache go once the server is ready."""
 
 
 _DEFAULTS = ServeFlags()
@@ -47,6 +50,8 @@ def serve(engine: EngineFlags, options: ServeFlags = _DEFAULTS) -> None:
     from octavo.serve.options import ServeOptions
     from octavo.serve.run import serve as run
 
+    check_json_target(options.json)
+    target = options.json
     environment = tuple(key.strip() for key in os.environ.get("OCTAVO_API_KEY", "").split(",") if key.strip())
     run(
         ServeOptions(
@@ -56,7 +61,8 @@ def serve(engine: EngineFlags, options: ServeFlags = _DEFAULTS) -> None:
             max_num_queued_reqs=options.max_num_queued_reqs, max_body_bytes=options.max_body_bytes,
             max_logprobs=options.max_logprobs, shutdown_timeout=options.shutdown_timeout,
             client_timeout=options.client_timeout, log_format=options.log_format,
-        )
+        ),
+        (lambda facts: None) if target is None else (lambda facts: write_json(facts, target)),
     )  # fmt: skip
 
 

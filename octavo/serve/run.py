@@ -8,7 +8,9 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -26,8 +28,9 @@ log = logging.getLogger("octavo")
 _GRACE_SECONDS = 3
 
 
-def serve(options: ServeOptions) -> None:
-    """Blocks. Raises OctavoError for what cannot be started, UsageError for a port that is taken."""
+def serve(options: ServeOptions, on_ready: Callable[[dict[str, Any]], None] = lambda facts: None) -> None:
+    """Blocks. `on_ready`: called with the facts of model and cache when requests are taken for the first time. Raises
+    OctavoError for what cannot be started, UsageError for a port that is taken."""
     configure(options.log_format)
     desk = make_desk(options)
     door = _bind(options.host, options.port)
@@ -39,19 +42,22 @@ def serve(options: ServeOptions) -> None:
     server = _Server(config, desk)
     host, port = door.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    asyncio.run(_serve(server, desk, door, url))
+    asyncio.run(_serve(server, door, url, on_ready))
     if desk.link.failure is not None and desk.link.facts is None:
         raise desk.link.failure
 
 
-async def _serve(server: "_Server", desk: Desk, door: socket.socket, url: str) -> None:
+async def _serve(
+    server: "_Server", door: socket.socket, url: str, on_ready: Callable[[dict[str, Any]], None]
+) -> None:
     log.info("listening on %s; the engine is loading", url)
-    telling = asyncio.create_task(_tell_when_ready(server, desk, url))
+    telling = asyncio.create_task(_tell_when_ready(server, url, on_ready))
     await server.serve(sockets=[door])
     telling.cancel()
 
 
-async def _tell_when_ready(server: "_Server", desk: Desk, url: str) -> None:
+async def _tell_when_ready(server: "_Server", url: str, on_ready: Callable[[dict[str, Any]], None]) -> None:
+    desk = server.desk
     try:
         await desk.link.settled()
     except OctavoError:
@@ -59,6 +65,7 @@ async def _tell_when_ready(server: "_Server", desk: Desk, url: str) -> None:
         return
     assert desk.link.facts is not None, "settled without facts"
     log.info("%s", banner(desk.link.facts, url))
+    on_ready({**desk.link.facts, "url": url})
 
 
 class _Server(uvicorn.Server):
