@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from octavo.cli import main
+from octavo.cli.chat_server import _Shown
 from tests.serve.fake_server import Fake, serving
 
 
@@ -40,13 +42,22 @@ def test_a_conversation(says, tmp_path, capsys):
     assert fake.headers[-1]["authorization"] == "Bearer secret"
 
 
-def test_ctrl_c_ends_the_answer_on_the_server_too(says, tmp_path, capsys):
+def test_ctrl_c_ends_the_answer_on_the_server_too(says, tmp_path, capsys, monkeypatch):
     says("Tell me everything", "Shorter")
     fake, target = Fake(pause=0.01), tmp_path / "chat.json"
+    three_shown, show = threading.Event(), _Shown.__call__
+
+    def spy(shown: _Shown, data: bytes, at: float) -> None:
+        show(shown, data, at)
+        if shown.text.endswith(" w2"):
+            three_shown.set()
+
+    monkeypatch.setattr(_Shown, "__call__", spy)
     with serving(fake) as url:
 
         def piece(number: int) -> str:
             if number == 3 and len(fake.bodies) == 1:
+                assert three_shown.wait(5)
                 os.kill(os.getpid(), signal.SIGINT)
             return f" w{number}"
 
@@ -55,6 +66,9 @@ def test_ctrl_c_ends_the_answer_on_the_server_too(says, tmp_path, capsys):
         assert threading.current_thread() is threading.main_thread()
         assert main(["chat", url, "--json", str(target)]) == 0
         assert fake.left.wait(5)
+        deadline = time.monotonic() + 5
+        while fake.at_once and time.monotonic() < deadline:  # the second answer's handler ends after its last byte
+            time.sleep(0.01)
         assert fake.at_once == 0
     stopped, whole = capsys.readouterr().out.splitlines()
     assert stopped.startswith(" w0 w1 w2") and stopped.endswith(" [stopped]") and whole == " w0 w1"

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -66,7 +67,8 @@ def install(app: FastAPI) -> None:
         return api_error_of(error).response()
 
     @app.exception_handler(RequestValidationError)
-    async def of_fields(_: Request, error: RequestValidationError) -> Response:
+    @app.exception_handler(ValidationError)
+    async def of_fields(_: Request, error: RequestValidationError | ValidationError) -> Response:
         first = error.errors()[0]
         where = [str(part) for part in first.get("loc", ()) if part != "body"]
         param = where[0] if where else None

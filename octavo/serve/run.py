@@ -47,9 +47,7 @@ def serve(options: ServeOptions, on_ready: Callable[[dict[str, Any]], None] = la
         raise desk.link.failure
 
 
-async def _serve(
-    server: "_Server", door: socket.socket, url: str, on_ready: Callable[[dict[str, Any]], None]
-) -> None:
+async def _serve(server: "_Server", door: socket.socket, url: str, on_ready: Callable[[dict[str, Any]], None]) -> None:
     log.info("listening on %s; the engine is loading", url)
     telling = asyncio.create_task(_tell_when_ready(server, url, on_ready))
     await server.serve(sockets=[door])

@@ -16,7 +16,8 @@ def served() -> set[str]:
 
 def test_the_board_asks_for_metrics_that_are_served():
     board = json.loads((ROOT / "docker/grafana/boards/octavo.json").read_text())
-    asked = {name for panel in board["panels"] for one in panel["targets"] for name in re.findall(r"octavo:\w+", one["expr"])}
+    queries = [one["expr"] for panel in board["panels"] for one in panel["targets"]]
+    asked = {name for query in queries for name in re.findall(r"octavo:\w+", query)}
     assert len(asked) > 10
     assert {name.removesuffix("_bucket") for name in asked} <= served(), asked - served()
 
@@ -29,6 +30,7 @@ def test_the_guide_names_metrics_that_are_served():
 def test_the_unit_and_the_images_start_a_verb_that_is_there():
     from octavo.cli.serve import ServeFlags
 
-    text = "".join((ROOT / "docker" / name).read_text() for name in ("octavo.service", "Dockerfile.cpu", "Dockerfile.cuda"))
-    flags = {flag.replace("-", "_") for flag in re.findall(r'--((?:host|log|port|api)[a-z-]*)', text)}
+    files = ("octavo.service", "Dockerfile.cpu", "Dockerfile.cuda")
+    text = "".join((ROOT / "docker" / name).read_text() for name in files)
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--((?:host|log|port|api)[a-z-]*)", text)}
     assert flags <= set(ServeFlags.__dataclass_fields__), flags
