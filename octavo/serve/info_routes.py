@@ -76,6 +76,10 @@ def router(desk: Desk) -> APIRouter:
                 raise ApiError(400, f"tokens: {worst} is outside the vocabulary [0, {vocabulary})", None, "tokens")
         return _json({"prompt": desk.words.decode(body.tokens)})
 
+    @routes.get("/tokenizer_info", summary="What a client needs to render chats by itself.")
+    async def tokenizer_info() -> Response:
+        return _json(desk.words.about())
+
     return routes
 
 

@@ -27,11 +27,15 @@ class _Worker:
         self._lock = asyncio.Lock()
 
     async def do(self, what: str, job: Mapping[str, Any], seconds: float) -> str:
-        """The text that a job gives. Raises RequestError if it takes too long or too much memory."""
+        """The text that a job gives. Raises RequestError for too much time or memory, or an integer of over 64 bits."""
+        try:
+            asked = msgspec.msgpack.encode(job)
+        except OverflowError:
+            raise RequestError(f"the {what} cannot have an integer of more than 64 bits") from None
         async with self._lock:
             try:
                 await self._start()
-                answer = await asyncio.wait_for(self._ask(msgspec.msgpack.encode(job)), seconds)
+                answer = await asyncio.wait_for(self._ask(asked), seconds)
             except TimeoutError:
                 await self.close()
                 raise RequestError(f"the {what} took more than {seconds:.0f} s") from None
@@ -118,6 +122,15 @@ class Words:
         """The text of one token, as log-probabilities name it; tokens that are no whole characters by their number."""
         text = self.tokenizer.decode([token], skip_special_tokens=False)
         return f"token_id:{token}" if "\ufffd" in text else text
+
+    def about(self) -> dict[str, Any]:
+        """The special tokens by their names, the chat template, how many ids there are."""
+        tokenizer = self.tokenizer
+        known = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"))
+        return {
+            **known, **tokenizer.special_tokens, "chat_template": tokenizer.chat_template,
+            "vocab_size": tokenizer.vocab_size,
+        }  # fmt: skip
 
     async def close(self) -> None:
         await self._worker.close()

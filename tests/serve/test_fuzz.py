@@ -64,6 +64,7 @@ HOSTILE: list[tuple[str, bytes]] = [
     )),
     (TEXT, dump({"prompt": "a", "stop": ["x"] * 33})), (TEXT, dump({"prompt": "a", "stop": "x" * 10_000})),
     (TEXT, dump({"prompt": "a", "logit_bias": {str(n): 1 for n in range(5000)}})),
+    *(("/tokenize", dump({"messages": messages})) for messages in ([{}], [{"a": 1}], [{"role": 1}], [{"role": "x"}])),
     (TEXT, dump({"prompt": ["a"] * 1000, "n": 128})), (TEXT, dump({"prompt": "a", "max_tokens": 0})),
     *((CHAT, dump({"messages": messages})) for messages in (
         [], [{}], [None], ["a"], [{"role": 1, "content": "a"}], [{"role": "", "content": "a"}],
@@ -71,6 +72,7 @@ HOSTILE: list[tuple[str, bytes]] = [
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/"}}]}],
         [{"role": "assistant", "tool_calls": [{}]}], [{"role": "user", "content": "\ud800"}],
         [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "a", "arguments": "{"}}]}],
+        [{"role": "user", "content": "a", "x": 2**70}], [{"role": "user", "content": "a", "x": 1e308}],
         [{"role": "user", "content": "a" * 10**6}], MESSAGES * 5000, [{"role": "user", "content": {"a": 1}}],
     )),
     *((CHAT, dump({"messages": MESSAGES, **more})) for more in (
