@@ -52,7 +52,9 @@ def main() -> int:
     unknown = [one["name"] for one in mine if "skip_reason" in one]
     bad = [(one, hole) for one in mine for hole in one.get("vulns", ())]
     for one, hole in bad:
-        print(f"{one['name']} {one['version']}: {hole['id']}, mended in {', '.join(hole['fix_versions']) or 'no version'}")
+        print(
+            f"{one['name']} {one['version']}: {hole['id']}, mended in {', '.join(hole['fix_versions']) or 'no version'}"
+        )
     print(f"audit: {len(mine) - len(unknown)} packages asked about, {len(bad)} advisories, {len(unknown)} NOT audited")
     return 1 if bad else 0
 

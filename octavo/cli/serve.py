@@ -28,6 +28,8 @@ class ServeFlags:
     """A file with the Jinja template to use in the place of the checkpoint's."""
     tool_call_parser: str = "auto"
     """How the model writes tool calls: auto (by its chat template), hermes, llama3_json or none."""
+    prefix_cache_per_key: bool = False
+    """Requests find only prefixes that came with the same API key: timing does not tell what other tenants asked."""
     max_num_queued_reqs: int = 1024
     """Requests that may wait; more are answered 429."""
     max_logprobs: int = 20
@@ -53,17 +55,16 @@ def serve(engine: EngineFlags, options: ServeFlags = _DEFAULTS) -> None:
     check_json_target(options.json)
     target = options.json
     environment = tuple(key.strip() for key in os.environ.get("OCTAVO_API_KEY", "").split(",") if key.strip())
+    named = {one.name for one in fields(ServeOptions)}
+    same = {one.name: getattr(options, one.name) for one in fields(options) if one.name in named}
+    own = {
+        "engine": changed(engine), "api_keys": (*options.api_key, *environment),
+        "served_model_names": options.served_model_name, "chat_template": _template(options.chat_template),
+    }  # fmt: skip
     run(
-        ServeOptions(
-            engine=changed(engine), host=options.host, port=options.port,
-            api_keys=(*options.api_key, *environment), served_model_names=options.served_model_name,
-            chat_template=_template(options.chat_template), tool_call_parser=options.tool_call_parser,
-            max_num_queued_reqs=options.max_num_queued_reqs, max_body_bytes=options.max_body_bytes,
-            max_logprobs=options.max_logprobs, shutdown_timeout=options.shutdown_timeout,
-            client_timeout=options.client_timeout, log_format=options.log_format,
-        ),
+        ServeOptions(**{**same, **own}),
         (lambda facts: None) if target is None else (lambda facts: write_json(facts, target)),
-    )  # fmt: skip
+    )
 
 
 def changed(flags: EngineFlags) -> dict[str, Any]:

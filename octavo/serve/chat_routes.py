@@ -36,7 +36,7 @@ def router(desk: Desk) -> APIRouter:
         prompt = await chat_tokens(desk.words, body, use)
         params = _params(body, use)
         await desk.check_all([prompt], params)
-        exchange = desk.exchange([prompt], params, body)
+        exchange = desk.exchange([prompt], params, body, http.state.tenant)
         identity = f"chatcmpl-{uuid.uuid4().hex}"
         head = {"id": identity, "object": "chat.completion", "created": int(time.time()), "model": name}
         headers = desk.headers(body)

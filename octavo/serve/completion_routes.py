@@ -35,7 +35,7 @@ def router(desk: Desk) -> APIRouter:
         ]  # fmt: skip
         params = _params(body)
         await desk.check_all(prompts, params, room=0 if body.max_tokens == 0 else 1)
-        exchange = desk.exchange(prompts, params, body)
+        exchange = desk.exchange(prompts, params, body, http.state.tenant)
         head = {
             "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": name,
         }  # fmt: skip

@@ -82,9 +82,12 @@ class Desk:
                     name,
                 )  # fmt: skip
 
-    def exchange(self, prompts: list[list[int]], params: dict[str, Any], request: RequestFields) -> Exchange:
-        """Ready to run. Raises ApiError 429 when the queue is full."""
-        made = Exchange(self.link, prompts, params, request.n or 1, request.cache_salt or "", self.metrics)
+    def exchange(
+        self, prompts: list[list[int]], params: dict[str, Any], request: RequestFields, tenant: str
+    ) -> Exchange:
+        """Ready to run; shares prefixes within its tenant and salt. Raises ApiError 429 when the queue is full."""
+        salt = tenant + (request.cache_salt or "")
+        made = Exchange(self.link, prompts, params, request.n or 1, salt, self.metrics)
         self.metrics.arrived()
         made.check_room(self.facts["limits"]["max_num_seqs"], self.options.max_num_queued_reqs)
         return made

@@ -45,6 +45,7 @@ class Guard:
         given = headers.get(b"x-request-id", b"")
         name = given.decode() if _NAME.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = name
+        scope["state"]["tenant"] = self._tenant(headers)
         begin, status = time.monotonic(), 0
 
         async def named_send(message: MutableMapping[str, Any]) -> None:
@@ -66,15 +67,21 @@ class Guard:
             self._write(scope, name, status, time.monotonic() - begin)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
-        if self._keys and path not in _OPEN_PATHS and not self._knows(headers.get(b"authorization", b"")):
+        if self._keys and path not in _OPEN_PATHS and self._key_of(headers.get(b"authorization", b"")) is None:
             return ApiError(401, "a valid API key is needed", "invalid_api_key")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.options.max_body_bytes:
             return self._too_long()
         return None
 
-    def _knows(self, authorization: bytes) -> bool:
-        """Bearer with a key, or Basic with the key as its password. Every key is compared, in constant time."""
+    def _tenant(self, headers: dict[bytes, bytes]) -> str:
+        """Whose prefixes a request may find: those of its key, if keys are kept apart."""
+        if not self.options.prefix_cache_per_key:
+            return ""
+        return f"key {self._key_of(headers.get(b'authorization', b''))}\n"
+
+    def _key_of(self, authorization: bytes) -> int | None:
+        """Bearer with a key, or Basic with the key as its password: which one. All are compared, in constant time."""
         kind, _, rest = authorization.partition(b" ")
         key = rest.strip()
         if kind.lower() == b"basic":
@@ -84,7 +91,8 @@ class Guard:
                 key = b""
         elif kind.lower() != b"bearer":
             key = b""
-        return sum(hmac.compare_digest(key, known) for known in self._keys) > 0
+        same = [hmac.compare_digest(key, known) for known in self._keys]
+        return same.index(True) if any(same) else None
 
     def _bounded(self, receive: Receive) -> Receive:
         """For bodies that do not say their length."""

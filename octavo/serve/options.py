@@ -25,6 +25,8 @@ class ServeOptions:
     chat_template: str | None = None
     """the text of a Jinja template in the place of the checkpoint's"""
     tool_call_parser: str = "auto"
+    prefix_cache_per_key: bool = False
+    """whether requests share prefixes only with those of the same API key"""
     max_num_queued_reqs: int = 1024
     """requests that may wait beyond those that can run; more are answered 429"""
     max_body_bytes: int = 32 << 20
@@ -49,6 +51,8 @@ class ServeOptions:
                 raise BadValue(f"{name}: {value} ({low} to {high})")
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise BadValue("an API key is empty or not ASCII")
+        if self.prefix_cache_per_key and not self.api_keys:
+            raise BadValue("prefix_cache_per_key: there are no API keys to keep apart", hint="give --api-key")
 
     @property
     def model(self) -> str:

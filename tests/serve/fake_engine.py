@@ -30,7 +30,7 @@ class FakeLink(EngineLink):
 
     def __init__(self, holds: bool = False):
         super().__init__({"model": "smollm2"})
-        self.holds, self.refused, self.taken = holds, [], 0
+        self.holds, self.refused, self.taken, self.salts = holds, [], 0, []
 
     def start(self) -> None:
         self.state, self.facts = "ready", FACTS
@@ -39,6 +39,7 @@ class FakeLink(EngineLink):
         if self.state != "ready":
             raise EngineGone("the engine is gone")
         frame(Add(1, tokens, params, salt))
+        self.salts.append(salt)
         try:
             checked = SamplingParams(**params)
             LIMITS.check_prompt(tokens, False)

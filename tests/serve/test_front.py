@@ -8,7 +8,7 @@ import pytest
 from fake_engine import fake_app
 from starlette.testclient import TestClient
 
-from octavo.base.errors import RequestError
+from octavo.base.errors import BadValue, RequestError
 from octavo.serve.words import Words, open_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,6 +33,24 @@ def test_every_route_but_health_needs_a_key():
             assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
             assert "Basic" in reply.headers["WWW-Authenticate"]
     assert "first-key" not in repr(desk.options)
+
+
+def test_keys_can_have_prefixes_of_their_own():
+    def salts(**options: bool) -> list[str]:
+        app, _, link = fake_app(api_keys=("one", "two"), **options)
+        with TestClient(app) as client:
+            for key, more in (("one", {}), ("two", {}), ("two", {"cache_salt": "a"}), ("one", {"cache_salt": "a"})):
+                reply = client.post(TEXT, json={"prompt": "a", **more}, headers={"Authorization": f"Bearer {key}"})
+                assert reply.status_code == 200
+            basic = "Basic " + base64.b64encode(b"x:two").decode()
+            client.post(TEXT, json={"prompt": "a"}, headers={"Authorization": basic})
+        return link.salts
+
+    assert salts() == ["", "", "a", "a", ""]
+    first, second, *salted, by_basic = salts(prefix_cache_per_key=True)
+    assert len({first, second, *salted}) == 4 and by_basic == second
+    with pytest.raises(BadValue, match="no API keys"):
+        fake_app(prefix_cache_per_key=True)
 
 
 def test_long_bodies_are_refused_however_they_come():

@@ -16,7 +16,9 @@ from octavo.checkpoint import open_tokenizer
 TOOLS = Path(os.environ.get("OCTAVO_INTEROP") or "/nowhere")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (TOOLS / "bin/python").exists(), reason="OCTAVO_INTEROP names no environment with the tools"),
+    pytest.mark.skipif(
+        not (TOOLS / "bin/python").exists(), reason="OCTAVO_INTEROP names no environment with the tools"
+    ),
 ]
 QUESTIONS = [
     ("The capital of France is", (" Paris", " a kind of cheese", " seven"), 0),
@@ -57,7 +59,16 @@ def test_lm_evaluation_harness(server: Server, tmp_path: Path):
         (tmp_path / f"{name}.yaml").write_text(json.dumps(whole))  # JSON is YAML
     about = f"model=smollm2,base_url={server.url}/v1/completions,tokenizer_backend=remote,num_concurrent=4"
     words = ["--model", "local-completions", "--model_args", about, "--tasks", ",".join(TASKS), "--log_samples"]
-    run(TOOLS / "bin/lm_eval", "run", *words, "--include_path", tmp_path, "--output_path", tmp_path / "out", more=OFFLINE)
+    run(
+        TOOLS / "bin/lm_eval",
+        "run",
+        *words,
+        "--include_path",
+        tmp_path,
+        "--output_path",
+        tmp_path / "out",
+        more=OFFLINE,
+    )
     (found,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(found.read_text())["results"]
     assert results["toy_choice"]["acc,none"] == 1.0
