@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
-DTYPES = ("bf16", "fp8", "int8", "int8,int4", "int4")
-COLOUR = dict(zip(DTYPES, COLOURS, strict=False))
+DTYPES: tuple[str, ...] = ("bf16", "fp8", "int8", "int8,int4", "int4")
+COLOUR: dict[str, str] = dict(zip(DTYPES, COLOURS, strict=False))
 
 
 def results(name: str) -> list[dict[str, Any]]:

@@ -53,6 +53,22 @@ def test_keys_can_have_prefixes_of_their_own():
         fake_app(prefix_cache_per_key=True)
 
 
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [({"guided_json": {"type": "object"}}, 400), ({"regex": "a"}, 400), ({"truncate_prompt_tokens": 5}, 400),
+     ({"use_beam_search": True}, 400), ({"use_beam_search": False, "guided_json": None, "grammar": None}, 200),
+     ({"best_of": 1, "suffix": None, "logprobs": None}, 200), ({"top_k": -1, "priority": 0}, 200)],
+)  # fmt: skip
+def test_fields_of_other_servers(more: dict, status: int):
+    app, _, _ = fake_app()
+    with TestClient(app) as client:
+        reply = client.post(TEXT, json={"prompt": "a", **more})
+        assert reply.status_code == status
+        if status == 400:
+            assert next(iter(more)) in reply.json()["error"]["message"]
+            assert "use " in reply.json()["error"]["message"]
+
+
 def test_long_bodies_are_refused_however_they_come():
     app, _, _ = fake_app(max_body_bytes=2000)
     with TestClient(app) as client:

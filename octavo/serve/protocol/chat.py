@@ -78,7 +78,7 @@ class ChatRequest(RequestFields):
             raise ValueError("functions is the old form and is not served: use tools")
         if self.audio or (self.modalities and self.modalities != ["text"]):
             raise ValueError("modalities: only text is served")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and (
             self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set

@@ -1,14 +1,22 @@
 """What chat and text completions have in common."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["RequestFields", "ResponseFormat", "StreamOptions", "TokenId"]
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 _MOST_TOKENS = 2**31 - 1
+_STRUCTURED = "structured_outputs, or response_format"
+_ELSEWHERE = {
+    "guided_json": _STRUCTURED, "guided_regex": _STRUCTURED, "guided_choice": _STRUCTURED,
+    "guided_grammar": _STRUCTURED, "json_schema": _STRUCTURED, "regex": _STRUCTURED, "ebnf": _STRUCTURED,
+    "grammar": _STRUCTURED, "truncate_prompt_tokens": "a shorter prompt", "prompt_embeds": "prompt",
+    "use_beam_search": "n", "lora_path": "a model that has it merged",
+}  # fmt: skip
+"""fields of other servers that shape the answer, and what to use here: without them it would be a wrong one"""
 
 
 class _Strict(BaseModel):
@@ -72,6 +80,13 @@ class RequestFields(_Strict):
     """prefixes are shared only among requests with the same salt"""
     user: Annotated[str, Field(max_length=4096)] | None = None
     request_id: Annotated[str, Field(max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _what_other_servers_know(self) -> Self:
+        for name in self.unknown_fields:
+            if name in _ELSEWHERE and (self.model_extra or {})[name] not in (None, False):
+                raise ValueError(f"{name} is not served: use {_ELSEWHERE[name]}")
+        return self
 
     def sampling(self) -> dict[str, Any]:
         """The fields of SamplingParams that this request sets."""
