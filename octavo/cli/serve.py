@@ -40,6 +40,8 @@ class ServeFlags:
     """Seconds after which a client that does not read its stream is given up."""
     log_format: str = "text"
     """text or json"""
+    otlp_traces_endpoint: str | None = None
+    """Send a trace of each request to this OpenTelemetry collector (OTLP over HTTP); needs `octavo[otel]`."""
     json: JsonTarget = None
     """Where the facts of model and cache go once the server is ready."""
 

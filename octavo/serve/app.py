@@ -1,5 +1,6 @@
 """The front process's application: routes around one desk. The engine starts and ends with it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -13,6 +14,7 @@ from octavo.serve.engine_link import EngineLink
 from octavo.serve.guard import Guard
 from octavo.serve.metrics import Metrics
 from octavo.serve.options import ServeOptions
+from octavo.serve.traces import open_traces
 from octavo.serve.words import open_words
 
 __all__ = ["make_app", "make_desk"]
@@ -44,7 +46,10 @@ def make_desk(options: ServeOptions) -> Desk:
     link = EngineLink(engine, options.engine_timeout)
     metrics = Metrics(options.names[0])
     link.on_stats, link.on_ready, link.on_death = metrics.stats, metrics.ready, metrics.engine_restarted
-    return Desk(options, link, words, metrics)
+    traces = None
+    if options.otlp_traces_endpoint is not None:
+        traces = open_traces(options.otlp_traces_endpoint, options.names[0], str(engine.get("kv_cache_dtype", "bf16")))
+    return Desk(options, link, words, metrics, traces)
 
 
 def make_app(desk: Desk) -> FastAPI:
@@ -54,6 +59,8 @@ def make_app(desk: Desk) -> FastAPI:
         yield
         await desk.link.close()
         await desk.words.close()
+        if desk.traces is not None:
+            await asyncio.to_thread(desk.traces.close)
 
     answers: dict[int | str, dict[str, Any]] = {
         status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
@@ -67,5 +74,5 @@ def make_app(desk: Desk) -> FastAPI:
     for routes in (chat_routes, completion_routes, info_routes):
         app.include_router(routes.router(desk))
     app.include_router(web_routes.router())
-    app.add_middleware(Guard, options=desk.options, rejected=desk.metrics.rejected)
+    app.add_middleware(Guard, options=desk.options, rejected=desk.metrics.rejected, traces=desk.traces)
     return app

@@ -36,7 +36,7 @@ def router(desk: Desk) -> APIRouter:
         prompt = await chat_tokens(desk.words, body, use)
         params = _params(body, use)
         await desk.check_all([prompt], params)
-        exchange = desk.exchange([prompt], params, body, http.state.tenant)
+        exchange = desk.exchange([prompt], params, body, http)
         identity = f"chatcmpl-{uuid.uuid4().hex}"
         head = {"id": identity, "object": "chat.completion", "created": int(time.time()), "model": name}
         headers = desk.headers(body)
@@ -47,11 +47,9 @@ def router(desk: Desk) -> APIRouter:
             chunks = _stream(_Voice(head, body, desk.words, use), exchange, (first, events))
             return EventStream(chunks, desk.options.client_timeout, headers)
         await desk.unless_gone(http, exchange.finish())
-        usage = exchange.usage
-        http.state.usage = {key: usage[key] for key in ("prompt_tokens", "completion_tokens")}
         voice = _Voice(head, body, desk.words, use)
         choices = [voice.choice(number, answer) for number, answer in enumerate(exchange.answers)]
-        reply = {**head, "choices": choices, "usage": usage}
+        reply = {**head, "choices": choices, "usage": exchange.usage}
         return Response(msgspec.json.encode(reply), 200, headers, "application/json")
 
     return routes

@@ -35,7 +35,7 @@ def router(desk: Desk) -> APIRouter:
         ]  # fmt: skip
         params = _params(body)
         await desk.check_all(prompts, params, room=0 if body.max_tokens == 0 else 1)
-        exchange = desk.exchange(prompts, params, body, http.state.tenant)
+        exchange = desk.exchange(prompts, params, body, http)
         head = {
             "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": name,
         }  # fmt: skip
@@ -46,7 +46,6 @@ def router(desk: Desk) -> APIRouter:
             chunks = _stream(head, body, exchange, _Words(desk.words, body, prompts), (first, events))
             return EventStream(chunks, desk.options.client_timeout, headers)
         await desk.unless_gone(http, exchange.finish())
-        http.state.usage = _counted(exchange)
         voice = _Words(desk.words, body, prompts)
         choices = [voice.choice(number, answer) for number, answer in enumerate(exchange.answers)]
         reply = {**head, "choices": choices, "usage": voice.usage(exchange)}
@@ -68,11 +67,6 @@ def _params(body: CompletionRequest) -> dict[str, Any]:
     if body.prompt_logprobs is not None:
         params["prompt_logprobs"] = body.prompt_logprobs
     return params
-
-
-def _counted(exchange: Exchange) -> dict[str, int]:
-    usage = exchange.usage
-    return {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
 
 
 async def _stream(

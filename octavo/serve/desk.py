@@ -17,6 +17,7 @@ from octavo.serve.metrics import Metrics
 from octavo.serve.options import ServeOptions
 from octavo.serve.protocol.sampling import RequestFields
 from octavo.serve.sse import until_disconnect
+from octavo.serve.traces import Traces
 from octavo.serve.words import Words
 
 __all__ = ["Desk"]
@@ -30,6 +31,7 @@ class Desk:
     link: EngineLink
     words: Words
     metrics: Metrics
+    traces: Traces | None = None
     started: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
@@ -83,13 +85,15 @@ class Desk:
                 )  # fmt: skip
 
     def exchange(
-        self, prompts: list[list[int]], params: dict[str, Any], request: RequestFields, tenant: str
+        self, prompts: list[list[int]], params: dict[str, Any], request: RequestFields, http: Request
     ) -> Exchange:
-        """Ready to run; shares prefixes within its tenant and salt. Raises ApiError 429 when the queue is full."""
-        salt = tenant + (request.cache_salt or "")
+        """Ready to run, and in the state of `http` for its log line and its trace. Shares prefixes within its tenant
+        and salt. Raises ApiError 429 when the queue is full."""
+        salt = http.state.tenant + (request.cache_salt or "")
         made = Exchange(self.link, prompts, params, request.n or 1, salt, self.metrics)
         self.metrics.arrived()
         made.check_room(self.facts["limits"]["max_num_seqs"], self.options.max_num_queued_reqs)
+        http.state.exchange = made
         return made
 
     async def unless_gone(self, http: Request, work: Awaitable[T]) -> T:

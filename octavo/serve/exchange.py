@@ -52,6 +52,8 @@ class Exchange:
         self.answers = [Answer() for _ in range(len(prompts) * n)]
         self._inbox = Inbox()
         self._open: dict[int, int] = {}
+        self.first_latencies: dict[str, float] = {}
+        """of the first choice to have a token, seconds: in the queue, in the prefill, until its first token"""
 
     def check_room(self, running: int, queued: int) -> None:
         """Raises ApiError 429 if the queue is full, 400 if it could never hold this request."""
@@ -87,7 +89,12 @@ class Exchange:
         now = time.monotonic()
         if event.queue_seconds is not None:
             self._first[choice] = now
-            self.metrics.first_token(now - self._arrived, event.queue_seconds, event.prefill_seconds or 0.0)
+            prefill = event.prefill_seconds or 0.0
+            self.metrics.first_token(now - self._arrived, event.queue_seconds, prefill)
+            if not self.first_latencies:
+                self.first_latencies = {
+                    "queue": event.queue_seconds, "prefill": prefill, "first": now - self._arrived
+                }  # fmt: skip
         elif event.token is not None:
             self.metrics.gap(now - self._last[choice], 1)
         self._last[choice] = now
@@ -108,6 +115,11 @@ class Exchange:
         if "seed" in params and choice % self.n:
             params = {**params, "seed": params["seed"] + choice % self.n}
         self._open[choice] = self.link.submit(self._inbox, choice, self.prompts[choice // self.n], params, self.salt)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every answer came to its end."""
+        return all(answer.finish is not None for answer in self.answers)
 
     @property
     def usage(self) -> dict[str, Any]:

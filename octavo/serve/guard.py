@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from octavo.serve.errors import ApiError
 from octavo.serve.options import ServeOptions
+from octavo.serve.traces import TRACED, Traces
 
 __all__ = ["Guard"]
 
@@ -31,10 +32,13 @@ _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Guard:
-    """`rejected`: told the status of every answer from 400 on."""
+    """`rejected`: told the status of every answer from 400 on. `traces`: told of every request for an answer."""
 
-    def __init__(self, app: Any, options: ServeOptions, rejected: Callable[[int], None] = lambda status: None):
-        self.app, self.options, self.rejected = app, options, rejected
+    def __init__(
+        self, app: Any, options: ServeOptions, rejected: Callable[[int], None] = lambda status: None,
+        traces: Traces | None = None,
+    ):  # fmt: skip
+        self.app, self.options, self.rejected, self.traces = app, options, rejected, traces
         self._keys = [key.encode() for key in options.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +68,10 @@ class Guard:
         finally:
             if status >= 400:
                 self.rejected(status)
-            self._write(scope, name, status, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            self._write(scope, name, status, seconds)
+            if self.traces is not None and scope["path"] in TRACED:
+                self.traces.record(scope, status, seconds)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self._keys and path not in _OPEN_PATHS and self._key_of(headers.get(b"authorization", b"")) is None:
@@ -114,8 +121,9 @@ class Guard:
     def _write(self, scope: Scope, name: str, status: int, seconds: float) -> None:
         if scope["path"] in ("/health", "/live", "/metrics"):  # asked for again and again by machines
             return
+        exchange = scope["state"].get("exchange")
         access_log.info(
             "%s %s %d %.0f ms", scope["method"], scope["path"], status, 1e3 * seconds,
             extra={"request_id": name, "method": scope["method"], "path": scope["path"], "status": status,
-                   "seconds": round(seconds, 4), **scope["state"].get("usage", {})},
+                   "seconds": round(seconds, 4), **(exchange.usage if exchange else {})},
         )  # fmt: skip

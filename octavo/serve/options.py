@@ -38,6 +38,8 @@ class ServeOptions:
     engine_timeout: float = 300.0
     """seconds without a step, while requests are open, after which the engine is restarted"""
     log_format: str = "text"
+    otlp_traces_endpoint: str | None = None
+    """an OpenTelemetry collector's URL; None: no traces"""
 
     def __post_init__(self) -> None:
         LOG_FORMATS.resolve(self.log_format)

@@ -11,6 +11,7 @@ from octavo.serve.desk import Desk
 from octavo.serve.engine_link import EngineLink
 from octavo.serve.inbox import EngineGone, Inbox
 from octavo.serve.options import ServeOptions
+from octavo.serve.traces import Traces
 from octavo.serve.wire import Add, Event, Logprob, Picture, frame
 
 __all__ = ["FakeLink", "fake_app"]
@@ -76,8 +77,8 @@ class FakeLink(EngineLink):
         self.state = "stopping"
 
 
-def fake_app(holds: bool = False, **options: Any) -> tuple[Any, Desk, FakeLink]:
+def fake_app(holds: bool = False, traces: Traces | None = None, **options: Any) -> tuple[Any, Desk, FakeLink]:
     desk = make_desk(ServeOptions(engine={"model": "smollm2"}, **options))
     link = FakeLink(holds)
-    desk.link = link
+    desk.link, desk.traces = link, traces or desk.traces
     return make_app(desk), desk, link
