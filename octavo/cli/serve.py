@@ -34,8 +34,12 @@ class ServeFlags:
     max_body_bytes: int = 32 << 20
     shutdown_timeout: float = 30.0
     """Seconds that open requests get to end after SIGTERM."""
+    receive_timeout: float = 30.0
+    """Seconds in which a request must have come, and one more for each 1000 bytes of it."""
     client_timeout: float = 120.0
     """Seconds after which a client that does not read its stream is given up."""
+    engine_timeout: float = 300.0
+    """Seconds without a word from the engine, while it has work, after which it is started again."""
     log_format: str = "text"
     """text or json"""
     json: JsonTarget = None
@@ -60,7 +64,8 @@ def serve(engine: EngineFlags, options: ServeFlags = _DEFAULTS) -> None:
             chat_template=_template(options.chat_template), tool_call_parser=options.tool_call_parser,
             max_num_queued_reqs=options.max_num_queued_reqs, max_body_bytes=options.max_body_bytes,
             max_logprobs=options.max_logprobs, shutdown_timeout=options.shutdown_timeout,
-            client_timeout=options.client_timeout, log_format=options.log_format,
+            receive_timeout=options.receive_timeout, client_timeout=options.client_timeout,
+            engine_timeout=options.engine_timeout, log_format=options.log_format,
         ),
         (lambda facts: None) if target is None else (lambda facts: write_json(facts, target)),
     )  # fmt: skip
