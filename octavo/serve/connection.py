@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from octavo.serve.errors import ApiError
@@ -27,6 +28,7 @@ _BYTES_A_SECOND = 1000
 _OWN_FILES = 48
 _KEPT_BYTES, _RESUME_BYTES, _UNSENT_BYTES = 32 << 10, 24 << 10, 32 << 10
 _VERSIONS = ("1.0", "1.1")
+_OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
 
 class Connection(HttpToolsProtocol):
@@ -34,7 +36,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._since: float | None = None  # a request is awaited or being received since then
         self._received = 0
-        self._in_head = False
+        self._in_head = self._offered = False
         self._refusal = ApiError(400, "this is no HTTP request")
         self._cycles: list[RequestResponseCycle] = []
         self._unread = (0, 0.0)  # bytes that wait to be sent, and since when so many
@@ -53,9 +55,22 @@ class Connection(HttpToolsProtocol):
         if self._since is None:
             self._since, self._received = time.monotonic(), 0
         self._received += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._in_head and self._received > _HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_long_head())
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._offered, rest = False, data[offer.args[0] :]
+            kept = [pair for pair in self.headers if pair[0] not in _OFFERS]
+            head = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(head + b"".join(b"%s: %s\r\n" % pair for pair in kept) + b"\r\n" + rest)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in self._cycles:  # uvicorn tells the newest of pipelined requests only
@@ -74,24 +89,25 @@ class Connection(HttpToolsProtocol):
         fault = self._fault()
         if fault is not None:
             self._refusal = fault
-            raise ValueError(fault.message)  # the parser stops here, and `send_400_response` is called
+            raise ValueError(fault.message)  # the parser stops here
+        self._offered = self.parser.should_upgrade()
+        if self._offered:  # taken for the end of HTTP by the parser; here the offer is dropped, the request is not
+            return
         super().on_headers_complete()
         self._cycles = [one for one in self._cycles if not one.response_complete] + [self.cycle]
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return
         self._since = None
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._refusal)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Clients that offer HTTP/2 or ask for a websocket are answered in HTTP/1.1."""
 
     def _fault(self) -> ApiError | None:
         """What is wrong with a head that could be parsed."""
         if len(self.headers) > _HEADERS or sum(len(name) + len(value) for name, value in self.headers) > _HEAD_BYTES:
             return _long_head()
+        if self.parser.get_method() == b"CONNECT":
+            return ApiError(405, "this is no proxy")
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             return ApiError(400, f"HTTP/{version} is not spoken here")
