@@ -36,8 +36,12 @@ class ServeFlags:
     max_body_bytes: int = 32 << 20
     shutdown_timeout: float = 30.0
     """Seconds that open requests get to end after SIGTERM."""
+    receive_timeout: float = 30.0
+    """Seconds in which a request must have come, and one more for each 1000 bytes of it."""
     client_timeout: float = 120.0
     """Seconds after which a client that does not read its stream is given up."""
+    engine_timeout: float = 300.0
+    """Seconds without a word from the engine, while it has work, after which it is started again."""
     log_format: str = "text"
     """text or json"""
     otlp_traces_endpoint: str | None = None

@@ -61,8 +61,8 @@ class EngineLink:
         self._next_id = 0
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._heard = time.monotonic()
-        self._looks: list[asyncio.Future[Picture]] = []
+        self._owed: float | None = None  # since then the engine owes a word
+        self._looks: list[asyncio.Future[Picture | None]] = []
         self._folder: Path | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._watchdog: asyncio.Task[None] | None = None
@@ -71,6 +71,12 @@ class EngineLink:
     @property
     def open_requests(self) -> int:
         return len(self._homes)
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the engine has left something unanswered; 0: it has nothing to answer. A step that takes long
+        counts, so much of it is an alarm, and only `timeout_seconds` the end."""
+        return 0.0 if self._owed is None else time.monotonic() - self._owed
 
     @property
     def pid(self) -> int | None:
@@ -93,8 +99,7 @@ class EngineLink:
         if self.state != "ready" or self._writer is None:
             raise EngineGone(f"the engine is {self.state}", hint="try again soon")
         message = frame(Add(self._next_id + 1, tokens, params, salt))
-        if not self._homes:
-            self._heard = time.monotonic()
+        self._owed = self._owed or time.monotonic()
         self._next_id += 1
         self._homes[self._next_id] = (inbox, choice)
         self._writer.write(message)
@@ -109,9 +114,10 @@ class EngineLink:
         """The cache's pages now; None if the engine is not there, or has no time to say."""
         if self._writer is None or self.state != "ready":
             return None
-        answer: asyncio.Future[Picture] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Picture | None] = asyncio.get_running_loop().create_future()
         self._looks.append(answer)
         if len(self._looks) == 1:  # those who ask meanwhile get the same answer
+            self._owed = self._owed or time.monotonic()
             self._writer.write(frame(Look(cells)))
         try:
             return await asyncio.wait_for(asyncio.shield(answer), _LOOK_SECONDS)
@@ -182,7 +188,7 @@ class EngineLink:
                 self._writer.write(frame(Start(self.options)))
                 await self._read(reader)
         finally:
-            writer, self._writer = self._writer, None
+            writer, self._writer, self._owed = self._writer, None, None
             if writer is not None:
                 writer.close()
             server.close()
@@ -205,7 +211,6 @@ class EngineLink:
             return
 
     def _handle(self, message: FromEngine) -> None:
-        self._heard = time.monotonic()
         match message:
             case Step():
                 self._deliver(message)
@@ -226,6 +231,7 @@ class EngineLink:
                 self._settled.set()
             case Failed():
                 self.failure = UsageError(message.message, message.hint)
+        self._owed = time.monotonic() if self._homes or self._looks else None
 
     def _deliver(self, message: Step) -> None:
         homes = self._homes
@@ -240,19 +246,23 @@ class EngineLink:
         self.on_stats(message.stats)
 
     async def _watch(self) -> None:
-        """An engine that has work and says nothing for too long is ended, and so restarted."""
+        """An engine that was asked and says nothing for too long is ended, and so restarted. One at rest is
+        asked how it is."""
         while True:
             await asyncio.sleep(min(5.0, self.timeout_seconds / 4))
-            silent = time.monotonic() - self._heard
-            if self.state == "ready" and self._homes and silent > self.timeout_seconds:
-                log.error("the engine has said nothing for %.0f s", silent)
+            if self.state == "ready" and self.silent_seconds > self.timeout_seconds:
+                log.error("the engine has said nothing for %.0f s; it is ended", self.silent_seconds)
                 if self._process is not None and self._process.returncode is None:
                     self._process.kill()
+            elif self.state == "ready" and self._owed is None and self._writer is not None:
+                self._owed = time.monotonic()
+                self._writer.write(frame(Abort(0)))  # nobody's: an engine at rest answers with its stats
 
     async def _end_process(self) -> None:
         looks, self._looks = self._looks, []
         for look in looks:
-            look.cancel()
+            if not look.done():
+                look.set_result(None)
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from octavo.base.errors import OctavoError
+from octavo.serve.orphan import end_with_parent
 from octavo.serve.wire import (
     Abort,
     Add,
@@ -179,6 +180,7 @@ class _Forward(logging.Handler):
 
 def main(path: str) -> None:
     """Connect, load, serve until the front is gone."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
     link = socket.socket(socket.AF_UNIX)
     link.connect(path)

@@ -28,6 +28,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _OPEN_PATHS = ("/health",)
+_SHOWN_PATH = 500
 _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -122,8 +123,9 @@ class Guard:
         if scope["path"] in ("/health", "/live", "/metrics"):  # asked for again and again by machines
             return
         exchange = scope["state"].get("exchange")
+        path = scope["path"][:_SHOWN_PATH].encode("unicode_escape").decode()  # a line break in it must not make a line
         access_log.info(
-            "%s %s %d %.0f ms", scope["method"], scope["path"], status, 1e3 * seconds,
-            extra={"request_id": name, "method": scope["method"], "path": scope["path"], "status": status,
+            "%s %s %d %.0f ms", scope["method"], path, status, 1e3 * seconds,
+            extra={"request_id": name, "method": scope["method"], "path": path, "status": status,
                    "seconds": round(seconds, 4), **(exchange.usage if exchange else {})},
         )  # fmt: skip

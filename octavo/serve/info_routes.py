@@ -19,6 +19,8 @@ from octavo.serve.tools import prepare_messages
 
 __all__ = ["live", "router"]
 
+_ALARM_SHARE = 5  # of the time after which a silent engine is ended
+
 
 def router(desk: Desk) -> APIRouter:
     routes = APIRouter()
@@ -26,6 +28,9 @@ def router(desk: Desk) -> APIRouter:
     @routes.get("/health", summary="200 while requests are taken, else 503.")
     async def health() -> Response:
         _ = desk.facts
+        silent = desk.link.silent_seconds
+        if silent > desk.link.timeout_seconds / _ALARM_SHARE:
+            raise ApiError(503, f"the engine has said nothing for {silent:.0f} s", "engine_unavailable", retry_after=5)
         return _json({"status": "ok"})
 
     @routes.get("/version")
@@ -100,6 +105,7 @@ async def live(desk: Desk) -> dict[str, Any]:
         "generation_tokens_total": stats.generated_tokens if stats else 0,
         "prefix_queries": stats.prefix_queries if stats else 0,
         "prefix_hits": stats.prefix_hits if stats else 0,
+        "engine_silent_seconds": round(desk.link.silent_seconds, 3),
         "engine_restarts": desk.link.restarts,
         **desk.metrics.snapshot(),
         **picture_json(await desk.link.look()),

@@ -33,6 +33,8 @@ class ServeOptions:
     max_logprobs: int = 20
     shutdown_timeout: float = 30.0
     """seconds that open requests get to end after SIGTERM"""
+    receive_timeout: float = 30.0
+    """seconds in which a request must have come, and one more for each 1000 bytes of it"""
     client_timeout: float = 120.0
     """seconds after which a client that does not read its answer is given up"""
     engine_timeout: float = 300.0
@@ -46,7 +48,7 @@ class ServeOptions:
         for name, low, high in (
             ("port", 0, 65535), ("max_num_queued_reqs", 0, 1 << 20), ("max_body_bytes", 1024, 1 << 30),
             ("max_logprobs", 0, 64), ("shutdown_timeout", 0, 86400), ("client_timeout", 1, 86400),
-            ("engine_timeout", 1, 86400),
+            ("receive_timeout", 1, 86400), ("engine_timeout", 1, 86400),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:

@@ -15,6 +15,7 @@ from octavo.base.errors import OctavoError
 from octavo.checkpoint.chat_template import render_chat
 from octavo.engine.grammar import rehearse
 from octavo.engine.grammar_spec import GrammarSpec
+from octavo.serve.orphan import end_with_parent
 
 __all__ = ["main", "render"]
 
@@ -43,6 +44,7 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    end_with_parent()
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from octavo.base.errors import OctavoError, UsageError
 from octavo.serve.app import make_app, make_desk
+from octavo.serve.connection import Connection, quiet_accept, raise_file_limit, watch
 from octavo.serve.desk import Desk
 from octavo.serve.facts import banner
 from octavo.serve.logs import configure
@@ -25,19 +26,21 @@ __all__ = ["serve"]
 
 log = logging.getLogger("octavo")
 
-_GRACE_SECONDS = 3
+_GRACE_SECONDS, _LAST_WORDS_SECONDS = 3, 0.3
+_ACCEPTED_AT_ONCE, _WAITING_TO_BE_ACCEPTED = 32, 2048
 
 
 def serve(options: ServeOptions, on_ready: Callable[[dict[str, Any]], None] = lambda facts: None) -> None:
     """Blocks. `on_ready`: called with the facts of model and cache when requests are taken for the first time. Raises
     OctavoError for what cannot be started, UsageError for a port that is taken."""
     configure(options.log_format)
+    raise_file_limit()
     desk = make_desk(options)
     door = _bind(options.host, options.port)
     config = uvicorn.Config(
-        make_app(desk), log_config=None, access_log=False, http="httptools", lifespan="on", ws="none",
+        make_app(desk), log_config=None, access_log=False, http=Connection, lifespan="on", ws="none",
         timeout_graceful_shutdown=int(options.shutdown_timeout) + _GRACE_SECONDS, server_header=False,
-        h11_max_incomplete_event_size=65536,
+        backlog=_ACCEPTED_AT_ONCE,
     )  # fmt: skip
     server = _Server(config, desk)
     host, port = door.getsockname()[:2]
@@ -49,9 +52,14 @@ def serve(options: ServeOptions, on_ready: Callable[[dict[str, Any]], None] = la
 
 async def _serve(server: "_Server", door: socket.socket, url: str, on_ready: Callable[[dict[str, Any]], None]) -> None:
     log.info("listening on %s; the engine is loading", url)
-    telling = asyncio.create_task(_tell_when_ready(server, url, on_ready))
+    asyncio.get_running_loop().set_exception_handler(quiet_accept())
+    beside = [
+        asyncio.create_task(_tell_when_ready(server, url, on_ready)),
+        asyncio.create_task(watch(server.server_state.connections, server.desk.options)),
+    ]
     await server.serve(sockets=[door])
-    telling.cancel()
+    for task in beside:
+        task.cancel()
 
 
 async def _tell_when_ready(server: "_Server", url: str, on_ready: Callable[[dict[str, Any]], None]) -> None:
@@ -74,6 +82,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.desk.draining:
             self.desk.link.fail_all("the server is shutting down")
+            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._hang_up)
         else:
             self.desk.draining = True
             count = self.desk.link.open_requests
@@ -82,7 +91,17 @@ class _Server(uvicorn.Server):
             loop = asyncio.get_running_loop()
             loop.call_later(self.desk.options.shutdown_timeout, self.desk.link.fail_all, "the server is shutting down")
         super().handle_exit(sig, frame)
+        self.force_exit = False  # it would leave the engine's folder
         self._captured_signals.clear()  # it would raise them again at the end; a drained server ends well
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for door in sockets or ():  # uvicorn's backlog is how many are accepted at once, too
+            door.listen(_WAITING_TO_BE_ACCEPTED)
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -94,6 +113,6 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         door.close()
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port") from None
-    door.listen(2048)
+    door.listen(_WAITING_TO_BE_ACCEPTED)
     door.set_inheritable(False)
     return door
