@@ -100,6 +100,7 @@ def test_demo_reports_both_caches(tmp_path, capsys, monkeypatch):
     assert "</html>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_first_token_comes_soon():
     """The second start, as a user feels it: under 6 s on two quiet cores. Here twice that, since others run beside; and
     the first may have kernels to compile."""

@@ -54,10 +54,8 @@ def test_plain_caches_fail_and_ours_do_not(exact):
         return measure(list(zip(want, other.score(texts), strict=True))).kl_mean
 
     assert kl("int4", kv_bias_free="off", kv_rotate="off") > 1
-    assert kl("fp8", kv_bias_free="off") > 0.5
     assert kl("int8", kv_bias_free="off") > 0.01
     assert kl("int4") < 0.3
-    assert kl("fp8") < 0.1
     assert kl("int8") < 0.002
 
 

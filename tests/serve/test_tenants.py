@@ -3,9 +3,11 @@
 import time
 from pathlib import Path
 
+import pytest
 from real_server import start
 
 
+@pytest.mark.slow
 def test_the_prefix_of_another_key_is_as_slow_as_a_new_one(tmp_path: Path):
     keys = ("--api-key", "one", "--api-key", "two", "--prefix-cache-per-key")
     server = start(tmp_path / "log", *keys)
