@@ -27,15 +27,20 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _OPEN_PATHS = ("/health",)
+_MODEL_PATHS = ("/v1/chat/completions", "/v1/completions")
+_LATER = {"Retry-After": "1"}
 _SHOWN_PATH = 500
 _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Guard:
-    """`rejected`: told the status of every answer from 400 on."""
+    """`rejected`: told the status of every answer from 400 on. `room`: how many requests may be open; those beyond are
+    refused as soon as they have come, before any of it is read."""
 
-    def __init__(self, app: Any, options: ServeOptions, rejected: Callable[[int], None] = lambda status: None):
-        self.app, self.options, self.rejected = app, options, rejected
+    def __init__(self, app: Any, options: ServeOptions, rejected: Callable[[int], None] = lambda status: None,
+                 room: Callable[[], int] = lambda: 1 << 30):  # fmt: skip
+        self.app, self.options, self.rejected, self.room = app, options, rejected, room
+        self._open: set[object] = set()  # requests to the model that have come whole
         self._keys = [key.encode() for key in options.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,6 +50,7 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         name = given.decode() if _NAME.fullmatch(given) else uuid.uuid4().hex
+        number = object()
         scope.setdefault("state", {})["request_id"] = name
         begin, status = time.monotonic(), 0
 
@@ -58,10 +64,13 @@ class Guard:
         try:
             refusal = self._refusal(scope["path"], headers)
             if refusal is None:
-                await self.app(scope, self._bounded(receive), named_send)
+                await self.app(
+                    scope, self._bounded(receive, number if scope["path"] in _MODEL_PATHS else None), named_send
+                )
             else:
                 await refusal.response()(scope, receive, named_send)
         finally:
+            self._open.discard(number)
             if status >= 400:
                 self.rejected(status)
             self._write(scope, name, status, time.monotonic() - begin)
@@ -87,8 +96,8 @@ class Guard:
             key = b""
         return sum(hmac.compare_digest(key, known) for known in self._keys) > 0
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """For bodies that do not say their length."""
+    def _bounded(self, receive: Receive, number: object | None) -> Receive:
+        """For bodies that do not say their length, and for requests to the model (`number`) beyond what may be open."""
         seen = 0
 
         async def bounded() -> MutableMapping[str, Any]:
@@ -97,6 +106,11 @@ class Guard:
             seen += len(message.get("body", b""))
             if seen > self.options.max_body_bytes:
                 raise HTTPException(413, self._too_long().message)
+            whole = message["type"] == "http.request" and not message.get("more_body")
+            if whole and number is not None and number not in self._open:
+                if len(self._open) >= (room := self.room()):
+                    raise HTTPException(429, f"{room} requests are open and no more may be; try again", _LATER)
+                self._open.add(number)
             return message
 
         return bounded

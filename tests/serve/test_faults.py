@@ -1,8 +1,10 @@
-"""Faults below HTTP: clients that dawdle, vanish, flood or speak nonsense; files, logs and clocks that fail; signals."""
+"""Faults below HTTP: clients that dawdle, vanish, flood or speak nonsense; files, logs, clocks that fail; signals."""
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -32,7 +34,7 @@ def strict(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server.post("/v1/completions", {"prompt": "a", "max_tokens": 2})  # compiles what is not compiled yet
     running = start(
         tmp_path_factory.mktemp("strict") / "log", "--receive-timeout", "1", "--client-timeout", str(CLIENT_SECONDS),
-        "--engine-timeout", "10", "--max-num-queued-reqs", "8", "--shutdown-timeout", "20",
+        "--engine-timeout", "6", "--max-num-queued-reqs", "8", "--shutdown-timeout", "20",
     )  # fmt: skip
     assert running.post("/v1/completions", {"prompt": "a", "max_tokens": 2})[0] == 200
     yield running
@@ -56,15 +58,21 @@ def request(**body) -> bytes:
 
 
 def read_all(connection: socket.socket, pause: float = 0.0, at_once: int = 65536) -> bytes:
-    """Until it is closed, or an answer of known form has ended."""
+    """One whole answer, or what came before the connection was closed."""
     got = b""
     try:
-        while not got.endswith((b"0\r\n\r\n", b'"}')) and (piece := connection.recv(at_once)):
+        while not is_whole(got) and (piece := connection.recv(at_once)):
             got += piece
             time.sleep(pause)
     except ConnectionResetError:
         pass
     return got
+
+
+def is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    return len(body) >= int(length[1]) if end and length else answer.endswith(b"\r\n0\r\n\r\n")
 
 
 def files(server: Server) -> int:
@@ -98,7 +106,7 @@ class Stream(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self.got.endswith(b"0\r\n\r\n") and (piece := self.connection.recv(65536)):
+        while not is_whole(self.got) and (piece := self.connection.recv(65536)):
             self.got += piece
             self.times.append(time.perf_counter())
 
@@ -112,13 +120,13 @@ class Stream(threading.Thread):
 
 def test_two_hundred_slow_loris(strict: Server):
     open_before, alone = files(strict), seconds_of(strict)
-    stream = Stream(strict, 90)
+    stream = Stream(strict, 60)
     halves = (b"GET /hea", GET + b"X-A: b", request(max_tokens=1)[:-10], b"")
     crowd = [connect(strict) for _ in range(240)]
     for number, one in enumerate(crowd):
         one.sendall(halves[number % len(halves)])
-    beside = connect(strict)  # slow, but it goes on: 1500 bytes a second for two seconds
-    data = b" " * 3000 + b'{"prompt": "a", "max_tokens": 1}'
+    beside = connect(strict)  # slow, but it goes on: 1500 bytes a second for more than a second
+    data = b" " * 2000 + b'{"prompt": "a", "max_tokens": 1}'
     beside.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(data))
     assert seconds_of(strict) < 10 * alone + 0.05
     begin = time.monotonic()
@@ -168,11 +176,11 @@ def test_who_never_reads_is_given_up_and_who_reads_slowly_is_not(strict: Server)
     never.sendall(request(max_tokens=2000, stream=True, logprobs=20))
     plain = connect(strict, 2048)  # an answer that is not a stream, and longer than the buffers
     plain.sendall(request(prompt=["Once upon a time"] * 2, n=2, max_tokens=30, logprobs=20))
-    slow = connect(strict, 4096)
-    slow.sendall(request(max_tokens=60, stream=True, logprobs=10))
+    slow = connect(strict, 32768)
+    slow.sendall(request(max_tokens=150, stream=True, logprobs=20))
     assert Stream(strict, 60).gap() < 12 * alone
     begin = time.monotonic()
-    assert b"[DONE]" in read_all(slow, 0.05, 2048) and time.monotonic() - begin > CLIENT_SECONDS
+    assert b"[DONE]" in read_all(slow, 0.05, 4096) and time.monotonic() - begin > CLIENT_SECONDS
     state = strict.until(lambda live: live["running"] == 0, CLIENT_SECONDS + 4)
     assert state["pages"]["held"] == 0
     slow.close()
@@ -207,9 +215,12 @@ NONSENSE = {
     "HTTP/3.0": b"GET /health HTTP/3.0\r\nHost: a\r\n\r\n",
     "TLS": bytes.fromhex("1603010200010001fc0303") + bytes(range(256)) * 2, "binary": bytes(range(255, -1, -1)) * 16,
     "NUL in the path": b"GET /he\0alth HTTP/1.1\r\nHost: a\r\n\r\n", "NUL in a header": GET + b"X: a\0b\r\n\r\n",
-    "NUL, escaped": b"GET /v1/models/%00 HTTP/1.1\r\nHost: a\r\n\r\n", "a URL of a megabyte": b"GET /" + b"a" * (1 << 20),
-    "bytes in the path": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a header in two lines": GET + b"X: a\r\n b\r\n\r\n", "no colon": GET + b"X\r\n\r\n", "bare CR": GET + b"X: a\rY: b\r\n\r\n",
+    "NUL, escaped": b"GET /v1/models/%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a URL of a megabyte": b"GET /" + b"a" * (1 << 20),
+    "bytes in the path": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "CONNECT": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a header in two lines": GET + b"X: a\r\n b\r\n\r\n", "no colon": GET + b"X\r\n\r\n",
+    "bare CR": GET + b"X: a\rY: b\r\n\r\n",
     "bare LF": b"GET /health HTTP/1.1\nHost: a\n\n", "space before the colon": GET + b"X : a\r\n\r\n",
 }  # fmt: skip
 
@@ -218,10 +229,8 @@ def test_nonsense_is_a_4xx_or_the_end(strict: Server):
     clients = {}
     for name, data in NONSENSE.items():
         clients[name] = connect(strict)
-        try:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # refused before all of it was sent
             clients[name].sendall(data)
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # refused before all of it was sent
     for name, client in clients.items():
         got = read_all(client)
         assert got.startswith(b"HTTP/1.1 4") or got == b"", (name, got[:200])
@@ -236,7 +245,7 @@ def test_an_upgrade_is_ignored_and_loses_no_body(strict: Server, offer: bytes):
         for _ in range(2):
             head = LENGTH % len(BODY) + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + offer
             client.sendall(head + b"\r\nHTTP2-Settings: AAAA\r\n\r\n" + BODY)
-            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            assert read_all(client).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_pipelined_requests_are_answered_in_order(strict: Server):
@@ -251,7 +260,10 @@ def test_pipelined_requests_are_answered_in_order(strict: Server):
 
 def test_a_path_does_not_forge_lines_of_the_log(strict: Server):
     strict.get("/v1/models/a%0aforged%20line")
-    assert b"\nforged" not in strict.log.read_bytes() and b"a\\nforged" in strict.log.read_bytes()
+    end = time.monotonic() + 2
+    while b"a\\nforged line 404" not in strict.log.read_bytes():
+        assert time.monotonic() < end, strict.log.read_text()[-500:]
+    assert b"\nforged" not in strict.log.read_bytes()
 
 
 def test_a_flood(strict: Server):
@@ -299,6 +311,7 @@ def test_files_run_out(strict: Server):
         time.sleep(0.3)
         for one in crowd:
             one.close()
+        until_served(strict)
         until_files(strict, open_before)
         assert strict.post("/v1/completions", json.loads(BODY))[0] == 200
         assert strict.log.read_text().count("cannot be accepted") < 3
@@ -312,7 +325,7 @@ def test_too_many_connections_are_told(strict: Server):
     try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, before[1]))
         crowd = [connect(strict) for _ in range(70)]
-        told = [one for one in crowd if select.select([one], [], [], 0.05)[0]]
+        told = select.select(crowd, [], [], 0.9)[0]
         assert told and read_all(told[0]).startswith(b"HTTP/1.1 503")
         for one in crowd:
             one.close()
@@ -348,7 +361,7 @@ def test_an_engine_that_hangs_shows_in_health_and_may_come_back(strict: Server):
     engine = child(strict)
     os.kill(engine, signal.SIGSTOP)
     try:
-        end = time.monotonic() + 9
+        end = time.monotonic() + 5
         while strict.get("/health")[0] == 200:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -372,28 +385,35 @@ def test_an_engine_that_hangs_for_too_long_is_replaced(strict: Server):
     assert child(strict) != engine and strict.post("/v1/completions", json.loads(BODY))[0] == 200
 
 
-def test_logs_that_cannot_be_written():
-    """A full disk, and a pipe that nobody reads, at once: it serves, and ends well."""
+@pytest.mark.parametrize("full", ["stderr", pytest.param("stdout", marks=pytest.mark.slow)])
+def test_logs_that_cannot_be_written_and_two_signals(full: str):
+    """One on a full disk, the other a pipe that nobody reads: it serves; the second signal ends what is still open."""
     read, write = os.pipe()
     os.close(read)
-    with open("/dev/full", "wb") as full, socket.socket() as door:
+    with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
-        ports = [door.getsockname()[1]]
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            ports.append(other.getsockname()[1])
-    command = [sys.executable, "-m", "octavo", "serve", "smollm2", *ENGINE, "--port"]
-    with open("/dev/full", "wb") as full:
-        running = [
-            Server(subprocess.Popen([*command, str(port)], stdout=out, stderr=out), f"http://127.0.0.1:{port}", Path())
-            for port, out in zip(ports, (full, write), strict=True)
-        ]
+        port = str(door.getsockname()[1])
+    with open("/dev/full", "wb") as disk:
+        outputs = {"stdout": disk if full == "stdout" else write, "stderr": disk if full == "stderr" else write}
+        command = [sys.executable, "-m", "octavo", "serve", "smollm2", *ENGINE, "--port", port]
+        server = Server(subprocess.Popen(command, **outputs), f"http://127.0.0.1:{port}", Path())  # type: ignore[arg-type]
     os.close(write)
-    for server in running:
-        until_served(server)
-        assert server.get("/nowhere")[0] == 404
-        server.process.terminate()
-    assert [server.process.wait(10) for server in running] == [0, 0]
+    until_served(server)
+    assert server.get("/nowhere")[0] == 404
+    engine, stuck, half, stream = child(server), connect(server, 2048), connect(server), connect(server)
+    half.sendall(request()[:-5])
+    for one in (stuck, stream):
+        one.sendall(request(max_tokens=2000, stream=True))
+    server.until(lambda live: live["running"] == 2)
+    begin = time.monotonic()
+    server.process.terminate()
+    time.sleep(0.3)
+    assert server.process.poll() is None, "open requests have time"
+    server.process.terminate()
+    assert b"shutting down" in read_all(stream)
+    assert server.process.wait(10) == 0 and time.monotonic() - begin < 6 and gone(engine)
+    for one in (stuck, half, stream):
+        one.close()
 
 
 def until_served(server: Server) -> None:
@@ -446,10 +466,11 @@ def launch(log: Path, *flags: str) -> subprocess.Popen[bytes]:
 
 
 def test_signals_while_the_model_loads(tmp_path: Path):
-    """The second process gets both signals, and another one; the third none that it could handle."""
+    """One gets a signal, one gets three, and one is killed while its engine is stopped."""
     ended = [launch(tmp_path / str(number)) for number in range(3)]
     time.sleep(0.2)
     engine = child(Server(ended[2], "", tmp_path))
+    os.kill(engine, signal.SIGSTOP)
     begin = time.monotonic()
     ended[0].send_signal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -458,34 +479,6 @@ def test_signals_while_the_model_loads(tmp_path: Path):
     assert gone(engine), "the engine outlives the front"
     assert [process.wait(10) for process in ended] == [0, 0, -signal.SIGKILL]
     assert time.monotonic() - begin < 6 and "Traceback" not in tmp_path.joinpath("0").read_text()
-
-
-def test_two_signals_end_open_streams_and_the_engine_goes_with_a_killed_front(tmp_path: Path):
-    first = start(tmp_path / "first")
-    engine, stuck, half = child(first), connect(first, 2048), connect(first)
-    stuck.sendall(request(max_tokens=2000, stream=True))
-    half.sendall(request()[:-5])
-    stream = connect(first)
-    stream.sendall(request(max_tokens=2000, stream=True))
-    first.until(lambda live: live["running"] == 2)
-    begin = time.monotonic()
-    first.process.terminate()
-    time.sleep(0.3)
-    assert first.process.poll() is None, "open requests have time"
-    first.process.terminate()
-    assert b"shutting down" in read_all(stream)
-    assert first.process.wait(10) == 0 and time.monotonic() - begin < 6 and gone(engine)
-    for one in (stuck, half, stream):
-        one.close()
-
-
-def test_a_killed_front_takes_a_stopped_engine_along(tmp_path: Path):
-    running = start(tmp_path / "log")
-    engine = child(running)
-    os.kill(engine, signal.SIGSTOP)
-    running.process.kill()
-    running.process.wait(5)
-    assert gone(engine)
 
 
 @pytest.mark.slow
