@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 GET = b"GET /health HTTP/1.1\r\nHost: a\r\n"
-CLIENT_SECONDS = 2
+CLIENT_SECONDS = 1
 
 
 @pytest.fixture(scope="module")
@@ -170,15 +170,15 @@ def test_a_reset_in_mid_stream_frees_the_pages(strict: Server, behind: bytes):
 
 
 def test_who_never_reads_is_given_up_and_who_reads_slowly_is_not(strict: Server):
-    open_before, alone = files(strict), Stream(strict, 30).gap()
+    open_before, alone = files(strict), Stream(strict, 15).gap()
     memory = resident(strict)
     never = connect(strict, 2048)
     never.sendall(request(max_tokens=2000, stream=True, logprobs=20))
     plain = connect(strict, 2048)  # an answer that is not a stream, and longer than the buffers
-    plain.sendall(request(prompt=["Once upon a time"] * 2, n=2, max_tokens=30, logprobs=20))
+    plain.sendall(request(prompt=["Once upon a time"] * 2, max_tokens=20, logprobs=20))
     slow = connect(strict, 32768)
-    slow.sendall(request(max_tokens=150, stream=True, logprobs=20))
-    assert Stream(strict, 60).gap() < 12 * alone
+    slow.sendall(request(max_tokens=50, stream=True, logprobs=20))
+    assert Stream(strict, 20).gap() < 12 * alone
     begin = time.monotonic()
     assert b"[DONE]" in read_all(slow, 0.05, 4096) and time.monotonic() - begin > CLIENT_SECONDS
     state = strict.until(lambda live: live["running"] == 0, CLIENT_SECONDS + 4)
@@ -272,20 +272,25 @@ def test_a_flood(strict: Server):
     async def one(gate: asyncio.Event) -> tuple[bytes, float]:
         host, port = strict.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        await gate.wait()
-        begin = time.perf_counter()
-        writer.write(request(max_tokens=2000))
-        head = await reader.readuntil(b"\r\n\r\n")
-        taken = time.perf_counter() - begin
-        writer.close()
-        return head, taken
+        try:
+            await gate.wait()
+            begin = time.perf_counter()
+            writer.write(request(max_tokens=2000))
+            head = await reader.readuntil(b"\r\n\r\n")
+            return head, time.perf_counter() - begin
+        finally:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
     async def flood() -> list[tuple[bytes, float]]:
         gate = asyncio.Event()
         asked = [asyncio.create_task(one(gate)) for _ in range(500)]
         await asyncio.sleep(0.3)
         gate.set()
-        done, waiting = await asyncio.wait(asked, timeout=2)
+        end = time.monotonic() + 5
+        while sum(task.done() for task in asked) < 500 - 16 and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        done, waiting = await asyncio.wait(asked, timeout=0.2)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -307,7 +312,7 @@ def test_files_run_out(strict: Server):
     crowd: list[socket.socket] = []
     try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_before + 8, before[1]))
-        crowd = [connect(strict) for _ in range(100)]
+        crowd = [connect(strict) for _ in range(20)]
         time.sleep(0.3)
         for one in crowd:
             one.close()
@@ -466,19 +471,31 @@ def launch(log: Path, *flags: str) -> subprocess.Popen[bytes]:
 
 
 def test_signals_while_the_model_loads(tmp_path: Path):
-    """One gets a signal, one gets three, and one is killed while its engine is stopped."""
-    ended = [launch(tmp_path / str(number)) for number in range(3)]
+    """One gets three signals, one is killed."""
+    polite, killed = (launch(tmp_path / name) for name in ("polite", "killed"))
     time.sleep(0.2)
-    engine = child(Server(ended[2], "", tmp_path))
-    os.kill(engine, signal.SIGSTOP)
+    engine = child(Server(killed, "", tmp_path))
     begin = time.monotonic()
-    ended[0].send_signal(signal.SIGINT)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        ended[1].send_signal(number)
-    ended[2].kill()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        polite.send_signal(number)
+    killed.kill()
     assert gone(engine), "the engine outlives the front"
-    assert [process.wait(10) for process in ended] == [0, 0, -signal.SIGKILL]
-    assert time.monotonic() - begin < 6 and "Traceback" not in tmp_path.joinpath("0").read_text()
+    assert (polite.wait(10), killed.wait(10)) == (0, -signal.SIGKILL)
+    assert time.monotonic() - begin < 6 and "Traceback" not in tmp_path.joinpath("polite").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_front_takes_a_stopped_engine_along(tmp_path: Path):
+    running = start(tmp_path / "log")
+    engine = child(running)
+    os.kill(engine, signal.SIGSTOP)
+    running.process.kill()
+    running.process.wait(5)
+    try:
+        assert gone(engine)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(engine, signal.SIGCONT)
 
 
 @pytest.mark.slow
