@@ -74,5 +74,5 @@ def make_app(desk: Desk) -> FastAPI:
     for routes in (chat_routes, completion_routes, info_routes):
         app.include_router(routes.router(desk))
     app.include_router(web_routes.router())
-    app.add_middleware(Guard, options=desk.options, rejected=desk.metrics.rejected, traces=desk.traces)
+    app.add_middleware(Guard, desk=desk)
     return app

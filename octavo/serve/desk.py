@@ -45,6 +45,14 @@ class Desk:
             raise ApiError(503, f"the engine is {self.link.state}", "engine_unavailable", retry_after=2)
         return self.link.facts
 
+    @property
+    def room(self) -> int:
+        """Requests that may be open: those that run and those that wait."""
+        facts = self.link.facts
+        return self.options.max_num_queued_reqs + (
+            facts["limits"]["max_num_seqs"] if facts else 1 << 20
+        )  # no engine: 503 is the answer
+
     def check_model(self, name: str | None) -> str:
         """The name that answers carry. Raises ApiError 404."""
         names = self.options.names
@@ -92,7 +100,8 @@ class Desk:
         salt = http.state.tenant + (request.cache_salt or "")
         made = Exchange(self.link, prompts, params, request.n or 1, salt, self.metrics)
         self.metrics.arrived()
-        made.check_room(self.facts["limits"]["max_num_seqs"], self.options.max_num_queued_reqs)
+        _ = self.facts  # 503
+        made.check_room(self.room)
         http.state.exchange = made
         return made
 

@@ -22,6 +22,7 @@ _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 405: "invalid_request_error",
     413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error", 503: "service_unavailable",
 }  # fmt: skip
+_CODES = {413: "body_too_long", 429: "queue_full"}
 
 
 class ApiError(Exception):
@@ -80,7 +81,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_http(_: Request, error: HTTPException) -> Response:
-        made = ApiError(error.status_code, str(error.detail))
+        made = ApiError(error.status_code, str(error.detail), _CODES.get(error.status_code))
         made.headers.update(error.headers or {})
         return made.response()
 

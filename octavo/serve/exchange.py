@@ -55,9 +55,9 @@ class Exchange:
         self.first_latencies: dict[str, float] = {}
         """of the first choice to have a token, seconds: in the queue, in the prefill, until its first token"""
 
-    def check_room(self, running: int, queued: int) -> None:
+    def check_room(self, room: int) -> None:
         """Raises ApiError 429 if the queue is full, 400 if it could never hold this request."""
-        wanted, room = len(self.answers), running + queued
+        wanted = len(self.answers)
         if wanted > room:
             raise ApiError(400, f"the request asks for {wanted} answers and the server takes {room} at once")
         if self.link.open_requests + wanted > room:

@@ -15,9 +15,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from octavo.serve.desk import Desk
 from octavo.serve.errors import ApiError
-from octavo.serve.options import ServeOptions
-from octavo.serve.traces import TRACED, Traces
+from octavo.serve.traces import MODEL_PATHS
 
 __all__ = ["Guard"]
 
@@ -28,19 +28,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _OPEN_PATHS = ("/health",)
+_LATER = {"Retry-After": "1"}
 _SHOWN_PATH = 500
 _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Guard:
-    """`rejected`: told the status of every answer from 400 on. `traces`: told of every request for an answer."""
+    """Requests beyond what may be open are refused as soon as they have come, before any of it is read."""
 
-    def __init__(
-        self, app: Any, options: ServeOptions, rejected: Callable[[int], None] = lambda status: None,
-        traces: Traces | None = None,
-    ):  # fmt: skip
-        self.app, self.options, self.rejected, self.traces = app, options, rejected, traces
-        self._keys = [key.encode() for key in options.api_keys]
+    def __init__(self, app: Any, desk: Desk):
+        self.app, self.desk, self.options = app, desk, desk.options
+        self._open: set[object] = set()  # requests to the model that have come whole
+        self._keys = [key.encode() for key in desk.options.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +48,7 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         name = given.decode() if _NAME.fullmatch(given) else uuid.uuid4().hex
+        number = object()
         scope.setdefault("state", {})["request_id"] = name
         scope["state"]["tenant"] = self._tenant(headers)
         begin, status = time.monotonic(), 0
@@ -63,16 +63,18 @@ class Guard:
         try:
             refusal = self._refusal(scope["path"], headers)
             if refusal is None:
-                await self.app(scope, self._bounded(receive), named_send)
+                counted = number if scope["path"] in MODEL_PATHS else None
+                await self.app(scope, self._bounded(receive, counted), named_send)
             else:
                 await refusal.response()(scope, receive, named_send)
         finally:
+            self._open.discard(number)
             if status >= 400:
-                self.rejected(status)
+                self.desk.metrics.rejected(status)
             seconds = time.monotonic() - begin
             self._write(scope, name, status, seconds)
-            if self.traces is not None and scope["path"] in TRACED:
-                self.traces.record(scope, status, seconds)
+            if self.desk.traces is not None and scope["path"] in MODEL_PATHS:
+                self.desk.traces.record(scope, status, seconds)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self._keys and path not in _OPEN_PATHS and self._key_of(headers.get(b"authorization", b"")) is None:
@@ -102,8 +104,8 @@ class Guard:
         same = [hmac.compare_digest(key, known) for known in self._keys]
         return same.index(True) if any(same) else None
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """For bodies that do not say their length."""
+    def _bounded(self, receive: Receive, number: object | None) -> Receive:
+        """For bodies that do not say their length, and for requests to the model (`number`) beyond what may be open."""
         seen = 0
 
         async def bounded() -> MutableMapping[str, Any]:
@@ -112,6 +114,11 @@ class Guard:
             seen += len(message.get("body", b""))
             if seen > self.options.max_body_bytes:
                 raise HTTPException(413, self._too_long().message)
+            whole = message["type"] == "http.request" and not message.get("more_body")
+            if whole and number is not None and number not in self._open:
+                if len(self._open) >= (room := self.desk.room):
+                    raise HTTPException(429, f"{room} requests are open and no more may be; try again", _LATER)
+                self._open.add(number)
             return message
 
         return bounded

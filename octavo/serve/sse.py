@@ -55,7 +55,7 @@ class EventStream(Response):
             results = await asyncio.gather(pump, gone, return_exceptions=True)
             await self.chunks.aclose()
         if isinstance(results[0], TimeoutError):
-            raise TimeoutError("the client does not read")
+            log.info("a client has read nothing for %.0f s; its answer is given up", self.stall_seconds)
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

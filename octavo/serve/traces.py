@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from octavo.serve.exchange import Exchange
 
-__all__ = ["TRACED", "Traces", "open_traces"]
+__all__ = ["MODEL_PATHS", "Traces", "open_traces"]
 
 log = logging.getLogger("octavo")
 
-TRACED = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+MODEL_PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
 """path -> gen_ai.operation.name"""
 _SPANS, _SPAN_SECONDS = 2048, 2.0
 _LATENCIES = {
@@ -48,7 +48,7 @@ class Traces:
         """`scope` is ASGI's. A request that never reached the engine has no `exchange` in its state."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
-        operation = TRACED[scope["path"]]
+        operation = MODEL_PATHS[scope["path"]]
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
                    if name in (b"traceparent", b"tracestate")}  # fmt: skip
         end = time.time_ns()
