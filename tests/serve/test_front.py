@@ -83,6 +83,7 @@ def test_a_full_queue_says_so_at_once():
 
     app, _, link = fake_app(holds=True, max_num_queued_reqs=2)
     with TestClient(app) as client:
+        assert client.post(TEXT, json={"prompt": ["a"] * 11}).status_code == 400, "it could never be taken"
         threads = [
             threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a"}), daemon=True) for _ in range(10)
         ]
@@ -94,7 +95,6 @@ def test_a_full_queue_says_so_at_once():
         reply = client.post(TEXT, json={"prompt": "a"})
         assert reply.status_code == 429 and int(reply.headers["Retry-After"]) >= 1
         assert time.perf_counter() - begin < 0.1 and reply.json()["error"]["type"] == "rate_limit_error"
-        assert client.post(TEXT, json={"prompt": ["a"] * 11}).status_code == 400, "it could never be taken"
         client.portal.call(link.fail_all, "enough")
         for thread in threads:
             thread.join(5)
