@@ -48,7 +48,7 @@ def make_desk(options: ServeOptions) -> Desk:
     link.on_stats, link.on_ready, link.on_death = metrics.stats, metrics.ready, metrics.engine_restarted
     traces = None
     if options.otlp_traces_endpoint is not None:
-        traces = open_traces(options.otlp_traces_endpoint, options.names[0], str(engine.get("kv_cache_dtype", "bf16")))
+        traces = open_traces(options.otlp_traces_endpoint, options.names[0], lambda: link.kv_cache_dtype)
     return Desk(options, link, words, metrics, traces)
 
 

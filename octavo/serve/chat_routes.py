@@ -95,9 +95,10 @@ class _Voice:
 
     def choice(self, number: int, answer: Answer) -> dict[str, Any]:
         message = self.use.message(answer.text)
-        finish = "tool_calls" if message.get("tool_calls") and answer.finish == "stop" else answer.finish
+        if message.get("tool_calls") and answer.finish == "stop":
+            answer.finish = "tool_calls"
         logprobs = {"content": [self._logprob(one) for one in answer.logprobs]} if self.body.logprobs else None
-        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish}
+        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
 
     def role(self, number: int) -> bytes:
         return self._chunk(number, {"role": "assistant", "content": ""}, None, None)

@@ -82,6 +82,11 @@ class EngineLink:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def kv_cache_dtype(self) -> str | None:
+        """What the engine chose; None before it was ready."""
+        return self.facts["kv_cache"]["dtype"] if self.facts else None
+
     def start(self) -> None:
         """Start the engine process; returns at once."""
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700

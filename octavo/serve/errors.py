@@ -13,7 +13,7 @@ from starlette.responses import Response
 from octavo.base.errors import OctavoError
 from octavo.serve.inbox import EngineGone
 
-__all__ = ["ApiError", "api_error_of", "error_body", "install"]
+__all__ = ["ApiError", "api_error_of", "api_error_of_bug", "error_body", "install"]
 
 log = logging.getLogger("octavo")
 
@@ -56,8 +56,14 @@ def api_error_of(error: OctavoError) -> ApiError:
     return ApiError(400, message[: 4 * _SHOWN])
 
 
+def api_error_of_bug(where: str) -> ApiError:
+    """Called in an `except` block: the log gets all of it, the client a number."""
+    log.exception("%s broke", where)
+    return ApiError(500, "an error of the server's own; its log says more", "internal")
+
+
 def install(app: FastAPI) -> None:
-    """Every error of every route in the one form."""
+    """Every foreseen error of every route in the one form; `Guard` has those that are not."""
 
     @app.exception_handler(ApiError)
     async def of_api(_: Request, error: ApiError) -> Response:
@@ -88,8 +94,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnicodeEncodeError)
     async def of_text(_: Request, error: UnicodeEncodeError) -> Response:
         return ApiError(400, "a text holds a lone surrogate, which is not Unicode text", "invalid_value").response()
-
-    @app.exception_handler(Exception)
-    async def of_bugs(request: Request, error: Exception) -> Response:
-        log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error, exc_info=error)
-        return ApiError(500, "an error of the server's own; its log says more", "internal").response()

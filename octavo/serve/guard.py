@@ -16,7 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from octavo.serve.desk import Desk
-from octavo.serve.errors import ApiError
+from octavo.serve.errors import ApiError, api_error_of_bug
 from octavo.serve.traces import MODEL_PATHS
 
 __all__ = ["Guard"]
@@ -67,13 +67,18 @@ class Guard:
                 await self.app(scope, self._bounded(receive, counted), named_send)
             else:
                 await refusal.response()(scope, receive, named_send)
+        except Exception:
+            bug = api_error_of_bug(f"{scope['method']} {_shown(scope['path'])}")
+            if status:
+                raise
+            await bug.response()(scope, receive, named_send)
         finally:
             self._open.discard(number)
             if status >= 400:
                 self.desk.metrics.rejected(status)
             seconds = time.monotonic() - begin
             self._write(scope, name, status, seconds)
-            if self.desk.traces is not None and scope["path"] in MODEL_PATHS:
+            if self.desk.traces is not None and scope["method"] == "POST" and scope["path"] in MODEL_PATHS:
                 self.desk.traces.record(scope, status, seconds)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
@@ -130,9 +135,14 @@ class Guard:
         if scope["path"] in ("/health", "/live", "/metrics"):  # asked for again and again by machines
             return
         exchange = scope["state"].get("exchange")
-        path = scope["path"][:_SHOWN_PATH].encode("unicode_escape").decode()  # a line break in it must not make a line
+        path = _shown(scope["path"])
         access_log.info(
             "%s %s %d %.0f ms", scope["method"], path, status, 1e3 * seconds,
             extra={"request_id": name, "method": scope["method"], "path": path, "status": status,
                    "seconds": round(seconds, 4), **(exchange.usage if exchange else {})},
         )  # fmt: skip
+
+
+def _shown(path: str) -> str:
+    """A line break in it must not make a line of the log."""
+    return path[:_SHOWN_PATH].encode("unicode_escape").decode()

@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from octavo.base.errors import OctavoError
-from octavo.serve.errors import ApiError, api_error_of, error_body
+from octavo.serve.errors import ApiError, api_error_of, api_error_of_bug
 
 __all__ = ["DONE", "EventStream", "data", "until_disconnect"]
 
@@ -37,12 +37,13 @@ async def until_disconnect(receive: Receive) -> None:
 
 class EventStream(Response):
     """`chunks`: the bytes of events. Closed in every case: the client left, does not read for `stall_seconds`, or an
-    error came, which then is the last event."""
+    error came, which then is the last event, and stands in the request's state as `failure`."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], stall_seconds: float, headers: dict[str, str]):
         super().__init__(None, 200, {**_HEADERS, **headers}, "text/event-stream")
         del self.headers["content-length"]
         self.chunks, self.stall_seconds = chunks, stall_seconds
+        self.failure: ApiError | None = None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         pump = asyncio.create_task(self._pump(send))
@@ -54,6 +55,7 @@ class EventStream(Response):
                 task.cancel()
             results = await asyncio.gather(pump, gone, return_exceptions=True)
             await self.chunks.aclose()
+            scope["state"]["failure"] = self.failure
         if isinstance(results[0], TimeoutError):
             log.info("a client has read nothing for %.0f s; its answer is given up", self.stall_seconds)
 
@@ -63,15 +65,16 @@ class EventStream(Response):
             async for chunk in self.chunks:
                 async with asyncio.timeout(self.stall_seconds):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except OctavoError as error:
-            await send({"type": "http.response.body", "body": data(api_error_of(error).body()), "more_body": True})
-        except ApiError as error:
-            await send({"type": "http.response.body", "body": data(error.body()), "more_body": True})
         except (TimeoutError, asyncio.CancelledError):
             raise
-        except Exception:
-            log.exception("a stream broke")
-            body = error_body(500, "an error of the server's own; its log says more", "internal")
-            await send({"type": "http.response.body", "body": data(body), "more_body": True})
+        except Exception as error:
+            self.failure = _api_error(error)
+            await send({"type": "http.response.body", "body": data(self.failure.body()), "more_body": True})
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, OctavoError):
+        return api_error_of(error)
+    return error if isinstance(error, ApiError) else api_error_of_bug("a stream")

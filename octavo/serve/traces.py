@@ -8,7 +8,7 @@ and only when traces are asked for.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from octavo.base.errors import BadValue, UsageError
@@ -35,17 +35,23 @@ _LATENCIES = {
 class Traces:
     """Sends spans from a thread of its own. What a dead collector cannot take is dropped."""
 
-    def __init__(self, provider: "TracerProvider", model: str, kv_cache_dtype: str):
+    def __init__(self, provider: "TracerProvider", model: str, kv_cache_dtype: Callable[[], str | None]):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
         self._tracer = provider.get_tracer("octavo")
         self._propagator = TraceContextTextMapPropagator()
-        self._always = {"gen_ai.system": "octavo", "gen_ai.request.model": model,
-                        "octavo.kv_cache.dtype": kv_cache_dtype}  # fmt: skip
+        self._kv_cache_dtype = kv_cache_dtype
+        self._always = {"gen_ai.provider.name": "octavo", "gen_ai.request.model": model}
 
     def record(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
-        """`scope` is ASGI's. A request that never reached the engine has no `exchange` in its state."""
+        """`scope` is ASGI's. A request that never reached the engine has no `exchange` in its state. Never raises."""
+        try:
+            self._record(scope, status, seconds)
+        except Exception:
+            log.exception("traces: a span is lost")
+
+    def _record(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         operation = MODEL_PATHS[scope["path"]]
@@ -57,16 +63,21 @@ class Traces:
             start_time=end - int(1e9 * seconds),
         )  # fmt: skip
         state = scope["state"]
+        exchange, failure = state.get("exchange"), state.get("failure")
         span.set_attributes({
-            **self._always, "gen_ai.operation.name": operation, "gen_ai.response.id": state["request_id"],
+            **self._always, "octavo.kv_cache.dtype": self._kv_cache_dtype() or "unknown",
+            "gen_ai.operation.name": operation, "gen_ai.response.id": state["request_id"],
             "http.request.method": scope["method"], "url.path": scope["path"], "http.response.status_code": status,
             _LATENCIES["all"]: seconds,
         })  # fmt: skip
-        exchange: Exchange | None = state.get("exchange")
         if exchange is not None:
             span.set_attributes(_of_exchange(exchange))
-        if status >= 500 or (exchange is not None and not exchange.complete):
-            span.set_status(Status(StatusCode.ERROR, f"HTTP {status}" if status >= 400 else "the answer was cut off"))
+        if failure is not None or status >= 400:
+            span.set_attribute("error.type", str(failure.status if failure else status))
+        elif exchange is not None and not exchange.complete:
+            span.set_attribute("error.type", "client_disconnected")
+        if max(status, failure.status if failure else 0) >= 500:  # what clients do wrong is no error of the server's
+            span.set_status(Status(StatusCode.ERROR, failure.message if failure else f"HTTP {status}"))
         span.end(end)
 
     def close(self) -> None:
@@ -83,18 +94,22 @@ def _of_exchange(exchange: "Exchange") -> dict[str, Any]:
     times = {_LATENCIES[name]: value for name, value in exchange.first_latencies.items()}
     return {
         **asked, **times, "gen_ai.request.choice.count": exchange.n,
-        "gen_ai.response.finish_reasons": tuple(answer.finish or "none" for answer in exchange.answers),
+        "gen_ai.response.finish_reasons": tuple(answer.finish or "abort" for answer in exchange.answers),
         "gen_ai.usage.input_tokens": usage["prompt_tokens"], "gen_ai.usage.output_tokens": usage["completion_tokens"],
         "octavo.usage.cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
     }  # fmt: skip
 
 
-def open_traces(endpoint: str, model: str, kv_cache_dtype: str, exporter: "SpanExporter | None" = None) -> Traces:
-    """`endpoint`: a collector's URL for OTLP over HTTP, `http://localhost:4318`, with or without `/v1/traces`. Raises
+def open_traces(
+    endpoint: str, model: str, kv_cache_dtype: Callable[[], str | None], exporter: "SpanExporter | None" = None
+) -> Traces:
+    """`endpoint`: a collector's URL for OTLP over HTTP, `http://localhost:4318`, with or without `/v1/traces`.
+    `kv_cache_dtype` is asked at every span; None: the engine has not said yet. OpenTelemetry's own variables
+    (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_HEADERS`) count too. Raises
     UsageError where OpenTelemetry is not installed, BadValue for what is no URL."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
@@ -104,7 +119,8 @@ def open_traces(endpoint: str, model: str, kv_cache_dtype: str, exporter: "SpanE
         raise BadValue(f"otlp_traces_endpoint: `{endpoint}` (a URL, as http://localhost:4318)")
     url = endpoint if "/" in rest.rstrip("/") else endpoint.rstrip("/") + "/v1/traces"
     _quieten()
-    provider = TracerProvider(resource=Resource.create({"service.name": "octavo"}))
+    named = {"service.name": "octavo", **OTELResourceDetector().detect().attributes}
+    provider = TracerProvider(resource=Resource.create(named))
     chosen = exporter if exporter is not None else OTLPSpanExporter(url, timeout=_SPAN_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(chosen, max_queue_size=_SPANS))
     return Traces(provider, model, kv_cache_dtype)
