@@ -1,19 +1,32 @@
 """How a Triton kernel is launched; and a mode in which launches only compile, many at once."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
-__all__ = ["compile_ahead", "launch"]
+import torch
+
+__all__ = ["compile_ahead", "follows", "launch"]
 
 _ONLY_COMPILE: ContextVar[bool] = ContextVar("only_compile", default=False)
+_EARLY_SINCE = (9, 0)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
     """Run a `triton.jit` function over `grid`; inside `compile_ahead`, only see to it that it will be compiled."""
     kernel.run(*args, grid=grid, warmup=_ONLY_COMPILE.get(), **kwargs)
+
+
+@cache
+def follows(device: torch.device) -> dict[str, bool]:
+    """The arguments of a launch whose kernel has EARLY and calls `after_previous` (early.py): it is set up while the one
+    before it runs, where the device can do so."""
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _EARLY_SINCE
+    return {"EARLY": able, "launch_pdl": able} if os.environ.get("TRITON_INTERPRET") != "1" else {"EARLY": False}
 
 
 @contextmanager

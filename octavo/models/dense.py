@@ -58,7 +58,8 @@ class Attention:
 
     def project(self, hidden: Tensor, impl: str = "reference") -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states `[T, width]` -> q `[T, H, D]`, k and v `[T, G, D]` before RoPE; k without `key_bias`."""
-        q, k, v = (side.unflatten(1, (-1, self.spec.head_dim)) for side in self.qkv(hidden).split(self.sizes, dim=1))
+        sides = self.qkv(hidden, impl).split(self.sizes, dim=1)
+        q, k, v = (side.unflatten(1, (-1, self.spec.head_dim)) for side in sides)
         if self.norms is not None:
             q, k = (norm(x, weight, self.spec.norm_eps, impl) for x, weight in zip((q, k), self.norms, strict=True))
         return q, k, v
@@ -75,7 +76,7 @@ class Attention:
             k = k.float() + self.key_bias
         q = store(q, k, v, rope, step.rows, pages, step.impl)
         mixed = attend(q, step.rows, pages, step.impl, scale, self.spec.window(self.layer), correction)
-        return self.out(mixed.flatten(1).to(hidden.dtype))
+        return self.out(mixed.flatten(1).to(hidden.dtype), step.impl)
 
 
 class Mlp:
@@ -93,7 +94,7 @@ class Mlp:
         self.down = Linear(load(f"{name}down_proj.weight"), biases("down"))
 
     def __call__(self, hidden: Tensor, impl: str = "reference") -> Tensor:
-        return self.down(silu_mul(self.gate_up(hidden), impl))
+        return self.down(silu_mul(self.gate_up(hidden, impl), impl), impl)
 
 
 class DenseDecoder:
@@ -140,4 +141,4 @@ class DenseDecoder:
             delta = mlp(normed, impl)
         last = None if delta is None else delta[wanted]
         _, normed = add_norm(hidden[wanted], last, self.norm, eps, impl)
-        return self.head(normed).float()
+        return self.head(normed, impl).float()

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from octavo.kernels.linear import linear
+
 __all__ = ["Linear", "missing_rows", "packs", "pad_rows"]
 
 _ROW_MULTIPLE = 64
@@ -25,20 +27,20 @@ class Linear:
         if self._packed is not None:
             self._weight = self._packed
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, impl: str = "reference") -> Tensor:
         """With `invariant`, in products of one shape: libraries choose how to add up by the number of rows, and a row's
         result would depend on how many others there are."""
         if not self.invariant:
-            return self._product(x)
+            return self._product(x, impl)
         count = len(x)
         padded = functional.pad(x, (0, 0, 0, -count % _INVARIANT_ROWS))
-        return torch.cat([self._product(part) for part in padded.split(_INVARIANT_ROWS)])[:count]
+        return torch.cat([self._product(part, "reference") for part in padded.split(_INVARIANT_ROWS)])[:count]
 
-    def _product(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, impl: str) -> Tensor:
         if self._packed is not None:
             y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         else:
-            y = functional.linear(x, self._weight, self.bias)
+            y = linear(x, self._weight, self.bias, impl)
         return y if y.shape[1] == self.out_features else y[:, : self.out_features]
 
 

@@ -4,14 +4,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import launch
+from octavo.kernels.ahead import follows, launch
+from octavo.kernels.early import after_previous
 
 __all__ = ["silu_mul", "silu_mul_kernel"]
 
 
 @triton.jit
-def silu_mul_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def silu_mul_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """Grid (tokens, blocks of a row). gate_up `[T, 2 WIDTH]`, out `[T, WIDTH]`."""
+    after_previous(EARLY)
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = at < WIDTH
@@ -29,6 +31,6 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     block = min(1024, triton.next_power_of_2(width))
     launch(
         silu_mul_kernel, (tokens, triton.cdiv(width, block)), gate_up, out, WIDTH=width, BLOCK=block, num_warps=4,
-        enable_fp_fusion=False,
+        enable_fp_fusion=False, **follows(out.device),
     )  # fmt: skip
     return out

@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import launch
+from octavo.kernels.ahead import follows, launch
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.triton_dense import attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
@@ -222,5 +222,5 @@ def _attend_part(
         rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
         window or 0, part.first, WINDOW=window is not None,
         PAIRS=0 if correction is None else correction.rope.cos.shape[1],
-        **_constants(layer, q, tiling, in_kernel),
+        **_constants(layer, q, tiling, in_kernel), **follows(q.device),
     )  # fmt: skip

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from octavo.kernels.attention.triton_merge import merge_row_block
+from octavo.kernels.early import after_previous
 from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel", "hadamard_rows"]
@@ -222,7 +223,7 @@ def attend_kernel(
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
     PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
-    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
+    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences from
     `first_sequence` on).
@@ -258,6 +259,13 @@ def attend_kernel(
     page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
     whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
 
+    table = tables + sequence.to(tl.int64) * table_stride
+    pages += group * HEAD_BYTES
+    page = tl.load(table + tl.minimum(page_from, page_to - 1))
+    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
+    if EARLY and PREFETCH:
+        _prefetch(pages + page.to(tl.int64) * PAGE_BYTES, HEAD_BYTES)
+    after_previous(EARLY)  # no launch of a step writes what was read so far
     query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
     shift = tl.sum(query, 1) * scale_log2
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
@@ -265,13 +273,9 @@ def attend_kernel(
 
     correction = (a, b, cos, sin, row, live)
     BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
-    table = tables + sequence.to(tl.int64) * table_stride
     total = tl.zeros([WIDTH, ROWS] if FLIP else [BOTH * ROWS, WIDTH], tl.float32)
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     mass, offset = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    pages += group * HEAD_BYTES
-    page = tl.load(table + tl.minimum(page_from, page_to - 1))
-    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
     for index in tl.range(page_from, whole_to, num_stages=STAGES):
         if STAGES == 1:
             # page ids are read two pages ahead, and a page is on its way to L2 while the one before it is worked on

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, empty_like
 
-from octavo.kernels.ahead import launch
+from octavo.kernels.ahead import follows, launch
+from octavo.kernels.early import after_previous
 
 __all__ = ["add_norm", "norm", "norm_kernel"]
 
@@ -15,7 +16,7 @@ _NUMBERS = 1024  # a program's at least: narrow rows share one
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
     hidden, delta, weight, total, out, rows, stride, eps, ADDS: tl.constexpr, WIDTH: tl.constexpr,
-    PER_TOKEN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    PER_TOKEN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS)). Row r of hidden begins at r // PER_TOKEN * stride + r % PER_TOKEN * WIDTH; those of
     delta, total and out follow each other. What is normed is the sum as it was rounded."""
@@ -24,6 +25,8 @@ def norm_kernel(
     live = (row < rows) & (dim < WIDTH)
     at = row.to(tl.int64) * WIDTH + dim
     start = (row // PER_TOKEN).to(tl.int64) * stride + row % PER_TOKEN * WIDTH
+    factor = tl.load(weight + dim, mask=dim < WIDTH, other=0.0).to(tl.float32)
+    after_previous(EARLY)
     x = tl.load(hidden + start + dim, mask=live, other=0.0)
     if ADDS:
         added = tl.load(delta + at, mask=live, other=0.0)
@@ -31,7 +34,6 @@ def norm_kernel(
         tl.store(total + at, x, mask=live)
     wide = x.to(tl.float32)
     scaled = wide * tl.rsqrt(tl.sum(wide * wide, 1) * (1.0 / WIDTH) + eps)[:, None]
-    factor = tl.load(weight + dim, mask=dim < WIDTH, other=0.0).to(tl.float32)
     tl.store(out + at, (scaled.to(x.dtype).to(tl.float32) * factor).to(x.dtype), mask=live)
 
 
@@ -44,7 +46,7 @@ def _launch(hidden: Tensor, delta: Tensor | None, weight: Tensor, total: Tensor,
     launch(
         norm_kernel, (triton.cdiv(rows, together),), hidden, hidden if delta is None else delta, weight, total, out,
         rows, hidden.stride(0), eps, ADDS=delta is not None, WIDTH=width, PER_TOKEN=per_token, BLOCK=block,
-        ROWS=together, num_warps=min(16, max(4, block // 256)), enable_fp_fusion=False,
+        ROWS=together, num_warps=min(16, max(4, block // 256)), enable_fp_fusion=False, **follows(hidden.device),
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import launch
+from octavo.kernels.ahead import follows, launch
+from octavo.kernels.early import after_previous
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store.reference import apply_rope
 from octavo.kernels.store.triton_wide import extremes, store_wide_kernel
@@ -72,10 +73,11 @@ def store_kernel(
     STORE_KEYS: tl.constexpr, STORE_VALUES: tl.constexpr, KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr,
     TURN_KEYS: tl.constexpr, TURN_VALUES: tl.constexpr, ROPE_WIDTH: tl.constexpr, HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr, COUNT: tl.constexpr, Q_BLOCKS: tl.constexpr,
-    PAGE: tl.constexpr, PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, PLAIN: tl.constexpr,
+    PAGE: tl.constexpr, PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, PLAIN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, blocks): the first Q_BLOCKS blocks take COUNT heads of q each, the rest COUNT heads of k and v."""
     token, block = tl.program_id(0), tl.program_id(1)
+    after_previous(EARLY)
     position = tl.load(positions + token)
     if block < Q_BLOCKS:
         head = block * COUNT + tl.arange(0, COUNT)
@@ -169,6 +171,7 @@ def store(
         "PLAIN": _INTERPRETED,
         "num_warps": cut.warps,
         "enable_fp_fusion": False,
+        **follows(q.device),
     }
     if cut.wide and pairs in (0, head_dim // 2):  # its programs hold both halves of a vector, so pairs must be of both
         blocks = triton.cdiv(tokens * heads, cut.vectors) + 2 * triton.cdiv(tokens * layout.kv_heads, cut.vectors)

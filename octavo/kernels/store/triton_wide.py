@@ -8,6 +8,8 @@ the other butterflies are plain additions. Between that order and the order of m
 import triton
 import triton.language as tl
 
+from octavo.kernels.early import after_previous
+
 __all__ = ["extremes", "store_wide_kernel"]
 
 
@@ -69,11 +71,12 @@ def store_wide_kernel(
     STORE_KEYS: tl.constexpr, STORE_VALUES: tl.constexpr, KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr,
     TURN_KEYS: tl.constexpr, TURN_VALUES: tl.constexpr, ROPE: tl.constexpr, HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr, VECTORS: tl.constexpr, PAGE: tl.constexpr,
-    PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, PLAIN: tl.constexpr,
+    PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, PLAIN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks of q, then of k, then of v), VECTORS heads each; head h of token t is vector t * heads + h."""
     q_blocks, kv_blocks = tl.cdiv(tokens * HEADS, VECTORS), tl.cdiv(tokens * KV_HEADS, VECTORS)
     block = tl.program_id(0)
+    after_previous(EARLY)
     if block < q_blocks:
         vector = block * VECTORS + tl.arange(0, VECTORS)
         live = vector < tokens * HEADS

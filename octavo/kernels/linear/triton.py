@@ -1,0 +1,147 @@
+"""Products of few rows in Triton: all the time goes into reading the weight, once, as fast as memory gives it.
+
+A program takes BLOCK_N rows of the weight and runs along them; what it will read next is on its way to shared memory,
+STAGES tiles deep. Where the launch before still runs, the beginning of the weight comes to L2 meanwhile.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo.kernels.ahead import follows, launch
+from octavo.kernels.early import after_previous
+from octavo.kernels.linear import FEW_ROWS
+
+__all__ = ["Tiling", "choose_tiling", "linear", "linear_kernel", "takes"]
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_SHARED_BYTES = 200 << 10  # what the deepest tiling below takes of a multiprocessor; smaller chips are left to cuBLAS
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Rows of the weight a program, columns a tile, programs that share a row, warps, tiles under way, and the bytes of
+    each row that are fetched to L2 before the launch before has ended."""
+
+    block_n: int
+    block_k: int
+    splits: int
+    warps: int
+    stages: int
+    early_bytes: int = 0
+
+
+def choose_tiling(rows: int, features: int) -> Tiling:
+    """For x of `rows` rows (one of FEW_ROWS) and a weight of `features`. Measured: benchmarks/linear.py."""
+    if features <= 8192:  # about a program a multiprocessor: each needs much under way
+        return {16: Tiling(32, 128, 1, 4, 8), 32: Tiling(32, 256, 1, 4, 4), 64: Tiling(32, 128, 1, 4, 6)}[rows]
+    return {16: Tiling(64, 256, 1, 4, 4), 32: Tiling(32, 256, 1, 2, 3), 64: Tiling(64, 128, 1, 4, 3)}[rows]
+
+
+@triton.jit
+def _fetch(address, BYTES: tl.constexpr):
+    """Start bringing BYTES from each address, a multiple of 16, to L2."""
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+        "=r,l,r", [address.to(tl.int64), BYTES], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+# the number of rows changes with every step
+@triton.jit(do_not_specialize=["rows"])
+def linear_kernel(
+    x, weight, bias, out, partial, arrived, rows, features, width, x_stride,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, BIAS: tl.constexpr, FETCH: tl.constexpr, COMPUTE: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """x `[rows, width]`, weight `[features, width]`, out `[rows, features]`; grid (blocks of features, SPLITS). With
+    splits, of the programs of a block the last to finish adds up what all left, in order."""
+    tile, split = tl.program_id(0), tl.program_id(1)
+    n, m, k = tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
+    share = tl.cdiv(tl.cdiv(width, BLOCK_K), SPLITS) * BLOCK_K
+    begin = split * share
+    end = tl.minimum(begin + share, width)
+    row = tl.where(n < features, n, 0).to(tl.int64) if not EVEN_N else n.to(tl.int64)
+    if EARLY and FETCH > 0:
+        _fetch(weight + row * width + begin, FETCH)
+    after_previous(EARLY)
+    live = m < rows
+    weights = weight + row[:, None] * width + k[None, :]
+    inputs = x + m[:, None].to(tl.int64) * x_stride + k[None, :]
+    total = tl.zeros([ROWS, BLOCK_N], tl.float32)
+    for at in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
+        if EVEN_K:
+            w = tl.load(weights + at, eviction_policy="evict_first")
+            v = tl.load(inputs + at, mask=live[:, None], other=0.0)
+        else:
+            inside = (k < width - at)[None, :]
+            w = tl.load(weights + at, mask=inside, other=0.0, eviction_policy="evict_first")
+            v = tl.load(inputs + at, mask=live[:, None] & inside, other=0.0)
+        total = tl.dot(v.to(COMPUTE), w.to(COMPUTE).T, total, input_precision="ieee")
+    real = live[:, None] & (n < features)[None, :]
+    at_out = m[:, None].to(tl.int64) * features + n[None, :]
+    last = True
+    if SPLITS > 1:
+        tl.store(partial + split.to(tl.int64) * rows * features + at_out, total, mask=real)
+        tl.debug_barrier()
+        last = tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+        if last:
+            tl.store(arrived + tile, 0)
+            total = tl.zeros([ROWS, BLOCK_N], tl.float32)
+            for one in tl.static_range(SPLITS):
+                left = partial + tl.cast(one, tl.int64) * rows * features + at_out
+                total += tl.load(left, mask=real, other=0.0, cache_modifier=".cg")
+    if last:
+        if BIAS:
+            total += tl.load(bias + n, mask=n < features, other=0.0).to(tl.float32)[None, :]
+        tl.store(out + at_out, total.to(out.dtype.element_ty), mask=real)
+
+
+@cache
+def _roomy(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return _INTERPRETED
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= _SHARED_BYTES
+
+
+@cache
+def _counters(device: torch.device, stream: int) -> Tensor:
+    # every launch leaves them at zero; launches on one stream follow each other
+    return torch.zeros(1 << 16, dtype=torch.int32, device=device)
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is the kernel's: few rows of 16 bits, laid so that it can be read 16 bytes at a time."""
+    return (
+        0 < len(x) <= FEW_ROWS[-1] and weight.element_size() == 2 and weight.shape[1] % 64 == 0
+        and weight.is_contiguous() and x.stride(1) == 1 and x.stride(0) % 8 == 0 and _roomy(weight.device)
+    )  # fmt: skip
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None) -> Tensor:
+    """As `octavo.kernels.linear.linear`, where `takes` says so."""
+    (rows, width), features = x.shape, len(weight)
+    block = next(size for size in FEW_ROWS if size >= rows)
+    cut = tiling or choose_tiling(block, features)
+    out = x.new_empty(rows, features)
+    partial = x.new_empty(cut.splits * rows * features, dtype=torch.float32) if cut.splits > 1 else out
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+    launch(
+        linear_kernel, (triton.cdiv(features, cut.block_n), cut.splits), x, weight, weight if bias is None else bias,
+        out, partial, _counters(x.device, stream), rows, features, width, x.stride(0),
+        ROWS=block, BLOCK_N=cut.block_n, BLOCK_K=cut.block_k, SPLITS=cut.splits, STAGES=cut.stages,
+        EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None,
+        FETCH=min(cut.early_bytes, 2 * width // cut.splits // 16 * 16),
+        COMPUTE=tl.float32 if _INTERPRETED else _COMPUTE[x.dtype],
+        num_warps=cut.warps, num_stages=cut.stages, **follows(x.device),
+    )  # fmt: skip
+    return out
+
+
+_COMPUTE = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}

@@ -1,0 +1,75 @@
+"""Products of few rows: Triton against double precision, whatever the cut; and what is left to the library."""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from octavo.kernels.linear import FEW_ROWS, LINEAR_IMPLS, linear
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+triton_runs = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or (DEVICE == "cpu" and not INTERPRETED),
+    reason="no Triton, or neither a GPU nor its interpreter",
+)
+DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+
+def assert_product(got: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    want = x.double() @ weight.double().T + (0.0 if bias is None else bias.double())
+    assert got.dtype == x.dtype and got.shape == want.shape
+    assert ((got.double() - want).norm() / want.norm()).item() < 4 * torch.finfo(x.dtype).eps
+
+
+def test_the_table():
+    assert set(LINEAR_IMPLS) == {"triton", "cpu", "reference"}
+
+
+@triton_runs
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("features", "width"), [(64, 64), (100, 192), (192, 576), (448, 1536)])
+@pytest.mark.parametrize("rows", [1, 8, 16, 17, 33, 64])
+def test_few_rows(rows: int, features: int, width: int, dtype: torch.dtype, biased: bool):
+    x, weight = numbers(rows, width, dtype=dtype), numbers(features, width, dtype=dtype)
+    bias = numbers(features, dtype=dtype) if biased else None
+    assert_product(linear(x, weight, bias, "triton"), x, weight, bias)
+
+
+@triton_runs
+@pytest.mark.parametrize("splits", [1, 2, 3])
+@pytest.mark.parametrize(("block_n", "block_k"), [(16, 64), (32, 128), (64, 256)])
+def test_any_cut(block_n: int, block_k: int, splits: int):
+    from octavo.kernels.linear.triton import Tiling
+    from octavo.kernels.linear.triton import linear as cut
+
+    x, weight = numbers(9, 832, dtype=torch.float16), numbers(200, 832, dtype=torch.float16)
+    tiling = Tiling(block_n, block_k, splits, 2, 3, early_bytes=256)
+    for _ in range(2):  # the counters of the splits are left as they were found
+        assert_product(cut(x, weight, None, tiling), x, weight, None)
+
+
+@triton_runs
+def test_a_slice_is_read_as_it_lies():
+    whole, weight = numbers(5, 256, dtype=torch.float16), numbers(96, 128, dtype=torch.float16)
+    assert_product(linear(whole[:, 64:192], weight, None, "triton"), whole[:, 64:192], weight, None)
+
+
+@triton_runs
+def test_what_is_left_to_the_library():
+    from octavo.kernels.linear.triton import takes
+
+    few, weight = numbers(4, 128, dtype=torch.float16), numbers(64, 128, dtype=torch.float16)
+    assert takes(few, weight)
+    assert not takes(few.float(), weight.float())
+    assert not takes(few.new_ones(FEW_ROWS[-1] + 1, 128), weight)
+    assert not takes(few[:, :72], weight[:, :72])
+    assert not takes(few[:0], weight)
