@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import follows, launch
+from octavo.kernels.ahead import launch
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.triton_dense import attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
@@ -187,8 +187,10 @@ def attend(
     q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
-    q, out = q.contiguous(), torch.empty_like(q)
+    q = q.contiguous()
     in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
+    plain = in_kernel or not layer.value.changes
+    out = torch.empty(q.shape, dtype=(rows.compute if plain else None) or q.dtype, device=q.device)
     for part in _parts(rows):
         if part.max_query > 1 and takes(q, rows, correction):
             got = attend_dense(q, rows, layer, softmax_scale, window)
@@ -198,7 +200,7 @@ def attend(
             continue
         cut = tiling or _tiling(q, rows, part, layer)
         _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
-    return out if in_kernel else layer.value.output(out)
+    return out if plain else layer.value.output(out)
 
 
 def _attend_part(
@@ -222,5 +224,5 @@ def _attend_part(
         rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
         window or 0, part.first, WINDOW=window is not None,
         PAIRS=0 if correction is None else correction.rope.cos.shape[1],
-        **_constants(layer, q, tiling, in_kernel), **follows(q.device),
+        **_constants(layer, q, tiling, in_kernel),
     )  # fmt: skip

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 
 from octavo.kernels.attention.triton_merge import merge_row_block
-from octavo.kernels.early import after_previous
 from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel", "hadamard_rows"]
@@ -223,7 +222,7 @@ def attend_kernel(
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
     PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
-    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr, EARLY: tl.constexpr,
+    PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences from
     `first_sequence` on).
@@ -247,25 +246,16 @@ def attend_kernel(
     start_page = 0
     if WINDOW:
         start_page = tl.maximum(lowest - window + 1, 0) // PAGE
-    share = tl.cdiv(end, PAGE) - start_page
-    splits = 1
-    if SPLIT:
-        splits = share
-        share = tl.cdiv(share, tl.num_programs(0))
-        splits = tl.cdiv(splits, share)
+    count = tl.cdiv(end, PAGE) - start_page
+    page_from, page_to, splits = start_page, start_page + count, 1
+    if SPLIT:  # shares differ by a page at most
+        splits = tl.minimum(count, tl.num_programs(0))
         if split >= splits:
             return
-    page_from = start_page + split * share
-    page_to = tl.minimum(page_from + share, tl.cdiv(end, PAGE))
+        page_from = start_page + split * count // splits
+        page_to = start_page + (split + 1) * count // splits
     whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
 
-    table = tables + sequence.to(tl.int64) * table_stride
-    pages += group * HEAD_BYTES
-    page = tl.load(table + tl.minimum(page_from, page_to - 1))
-    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
-    if EARLY and PREFETCH:
-        _prefetch(pages + page.to(tl.int64) * PAGE_BYTES, HEAD_BYTES)
-    after_previous(EARLY)  # no launch of a step writes what was read so far
     query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
     shift = tl.sum(query, 1) * scale_log2
     operand, factor = _split_query(query, ROWS, WIDTH, KEY_COMPUTE)
@@ -273,9 +263,13 @@ def attend_kernel(
 
     correction = (a, b, cos, sin, row, live)
     BOTH: tl.constexpr = 2 if ROWS == 8 and VALUE_COMPUTE != tl.float32 and not FLIP else 1
+    table = tables + sequence.to(tl.int64) * table_stride
     total = tl.zeros([WIDTH, ROWS] if FLIP else [BOTH * ROWS, WIDTH], tl.float32)
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     mass, offset = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    pages += group * HEAD_BYTES
+    page = tl.load(table + tl.minimum(page_from, page_to - 1))
+    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
     for index in tl.range(page_from, whole_to, num_stages=STAGES):
         if STAGES == 1:
             # page ids are read two pages ahead, and a page is on its way to L2 while the one before it is worked on
