@@ -36,11 +36,25 @@ def _matrix_rows(
 
 
 @triton.jit
+def _nearest_tf32(x):
+    """fp32 -> the nearest number with 10 bits after the point. A NaN may become anything: x less that is still one."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _add_product(total, x, matrix, PRECISION: tl.constexpr):
-    """total + x @ matrix: 16-bit x and matrix as they are, fp32 ones to about fp32's own precision."""
-    if matrix.dtype == tl.float32:
-        return tl.dot(x.to(tl.float32), matrix, total, input_precision=PRECISION)
-    return tl.dot(x, matrix, total)
+    """total + x @ matrix: 16-bit factors as they are; of fp32 ones, x = a + b and matrix = c + d, all but b d."""
+    if matrix.dtype != tl.float32:
+        total = tl.dot(x, matrix, total)
+    elif PRECISION == "split":
+        x = x.to(tl.float32)
+        x_high, matrix_high = _nearest_tf32(x), _nearest_tf32(matrix)
+        total = tl.dot(x - x_high, matrix_high, total, input_precision="tf32")
+        total = tl.dot(x_high, matrix - matrix_high, total, input_precision="tf32")
+        total = tl.dot(x_high, matrix_high, total, input_precision="tf32")
+    else:
+        total = tl.dot(x.to(tl.float32), matrix, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
