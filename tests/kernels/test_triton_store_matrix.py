@@ -1,4 +1,4 @@
-"""Store by matrices in Triton against the reference: fitted transforms, and rotations of widths that are no power of two.
+"""Store by matrices in Triton against the reference: fitted transforms, and rotations of widths other than 2^n.
 
 As test_triton_kernels.py says, on a CPU these run only under TRITON_INTERPRET=1.
 """
@@ -71,7 +71,7 @@ def check(
     got = launch_store(q, k, v, rope, rows, layers[0], cut)
     want = store(q, k, v, rope, rows, layers[1], "reference")
     fine = torch.arange(TOKENS, device=DEVICE) != (4 if bad else -1)
-    assert relative(got[fine], want[fine]) < 2e-6
+    assert relative(got[fine], want[fine]) < 3e-6  # tensor cores add up with less care than an fp32 product
     assert not bad or got[4].isnan().all()
     for side, slots in (("key", layer.layout.key_slots), ("value", layer.layout.value_slots)):
         check_side(getattr(layer.plan, side), [tuple(one.plane(slot) for slot in slots) for one in layers], rows, fine)

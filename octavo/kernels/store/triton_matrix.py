@@ -26,7 +26,7 @@ def _part(source, at, FIRST: tl.constexpr, END: tl.constexpr, live, CHUNK: tl.co
 def _matrix_rows(
     matrix, FIRST: tl.constexpr, END: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr, CHUNK: tl.constexpr
 ):
-    """`[CHUNK, 2 HALF]`: rows FIRST + i of `[HEAD, HEAD]`, zeros from END on; column h * HEAD / 2 + i at h * HALF + i."""
+    """`[CHUNK, 2 HALF]`: rows FIRST + i of `[HEAD, HEAD]`, zeros from END on; column h HEAD / 2 + i at h HALF + i."""
     row, place = FIRST + tl.arange(0, CHUNK)[:, None], tl.arange(0, 2 * HALF)[None, :]
     if HEAD == 2 * HALF:
         at, inside = row * HEAD + place, (row < END) & (place < HEAD)
@@ -127,8 +127,8 @@ def store_matrix_kernel(
             position = tl.load(positions + token, mask=live, other=0)
             keys = k_matrix if KEYS_SHARE else k_matrix + kv_head * (HEAD * HEAD)
             x = _product(
-                k, keys, cos, sin, position, token.to(tl.int64) * k_stride + kv_head * HEAD, live, ROPE_WIDTH, HEAD, HALF,
-                ROWS, CHUNK, PRECISION,
+                k, keys, cos, sin, position, token.to(tl.int64) * k_stride + kv_head * HEAD, live, ROPE_WIDTH, HEAD,
+                HALF, ROWS, CHUNK, PRECISION,
             )  # fmt: skip
             if SHIFT_KEYS:
                 x = _shifted(x, k_shift + kv_head * HEAD, HEAD, HALF)
