@@ -143,11 +143,11 @@ class MatrixCut:
 
 
 def choose_matrix_cut(tokens: int, head_dim: int, invariant: bool) -> MatrixCut:
-    """Few tokens want many programs, many want the matrix read seldom. `invariant`: the same for all, since the two add
-    up in different orders."""
-    if tokens <= 32 and not invariant:
+    """Few tokens want many programs, many want the matrix read seldom; wide heads leave registers for few vectors only.
+    `invariant`: the same whatever the number of tokens, since the two add up in different orders."""
+    if head_dim > 128 or (tokens <= 32 and not invariant):
         return MatrixCut(16, 32, 8)
-    return MatrixCut(64, 16, 4 if head_dim <= 128 else 8)
+    return MatrixCut(64, 16, 4)
 
 
 def _offsets(slots: tuple[PlaneSlot, ...]) -> tuple[int, ...]:
