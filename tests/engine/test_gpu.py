@@ -116,9 +116,11 @@ def compiled() -> int:
     from octavo.kernels.attention.triton_kernel import attend_kernel
     from octavo.kernels.norm.triton import norm_kernel
     from octavo.kernels.store.triton import store_kernel
+    from octavo.kernels.store.triton_matrix import store_matrix_kernel
     from octavo.kernels.store.triton_wide import store_wide_kernel
 
-    kernels = (attend_kernel, store_kernel, store_wide_kernel, norm_kernel, silu_mul_kernel)
+    stores = (store_kernel, store_matrix_kernel, store_wide_kernel)
+    kernels = (attend_kernel, *stores, norm_kernel, silu_mul_kernel)
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
 
 

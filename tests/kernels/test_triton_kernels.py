@@ -20,6 +20,7 @@ from octavo.kernels.rows import Rope, Rows, ScoreCorrection
 from octavo.kernels.store import store
 from octavo.kernels.store.triton import Cut, store_kernel
 from octavo.kernels.store.triton import store as launch_store
+from octavo.kernels.store.triton_matrix import store_matrix_kernel
 from octavo.kernels.store.triton_wide import store_wide_kernel
 from octavo.kv.plan import uniform_plan
 from octavo.kv.pool import LayerPages, PagePool
@@ -33,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WIDE = DEVICE == "cuda"
-_KERNELS = (attend_kernel, store_kernel, store_wide_kernel)
+_KERNELS = (attend_kernel, store_kernel, store_matrix_kernel, store_wide_kernel)
 DTYPES = ["fp32", "bf16", "fp16", "fp8", "int8", "int4", "int8,int4", "bf16,int8", "int4,fp16"]
 WIDTHS = [64, 80, 96, 128, 256] if WIDE else [64, 80, 128]
 CHUNKS = {

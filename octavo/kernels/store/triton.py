@@ -1,10 +1,11 @@
 """Store in Triton: RoPE -> rotation -> encode -> planes, one launch for q, k and v.
 
-Widths that are no power of two, and fitted transforms, are turned by torch beforehand.
+Fitted transforms, and rotations of a width that is no power of two, are products with a matrix (triton_matrix.py).
 """
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -14,15 +15,19 @@ from torch import Tensor
 from octavo.kernels.ahead import follows, launch
 from octavo.kernels.early import after_previous
 from octavo.kernels.rows import Rope, Rows
-from octavo.kernels.store.reference import apply_rope
+from octavo.kernels.store.operands import stands_for_keys, stands_for_queries, stands_for_values
+from octavo.kernels.store.triton_matrix import store_matrix_kernel
 from octavo.kernels.store.triton_wide import extremes, store_wide_kernel
 from octavo.kv.layout import PlaneSlot
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
+from octavo.kv.transform import SideTransform
 
-__all__ = ["Cut", "choose_cut", "store", "store_kernel"]
+__all__ = ["Cut", "MatrixCut", "choose_cut", "choose_matrix_cut", "store", "store_kernel"]
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_EXACT = (torch.float16,) if _INTERPRETED else (torch.float16, torch.bfloat16)
+"""types whose products tensor cores add up in fp32; the interpreter multiplies the bits of bf16"""
 
 
 @triton.jit
@@ -123,6 +128,30 @@ def choose_cut(kv_heads: int) -> Cut:
     return Cut(min(8, triton.next_power_of_2(kv_heads)), 1, wide=True)
 
 
+@dataclass(frozen=True)
+class MatrixCut:
+    """A program's share where the transform is a matrix: vectors that meet one matrix, how many dimensions of them a
+    step of the product takes, and warps."""
+
+    vectors: int
+    chunk: int
+    warps: int
+    precision: str = "split"
+    """what is done to fp32 factors: by the kernel ("split"), or one of `tl.dot`'s input precisions"""
+    registers: int | None = None
+    """at most so many a thread"""
+    values_apart: bool = False
+    """values that are rotated by butterflies go through the kernel of triton_wide.py, a second launch"""
+
+
+def choose_matrix_cut(tokens: int, head_dim: int, invariant: bool) -> MatrixCut:
+    """Few tokens want many programs, many want the matrix read seldom; wide heads leave registers for few vectors only.
+    `invariant`: the same whatever the number of tokens, since the two add up in different orders."""
+    if head_dim > 128 or (tokens <= 32 and not invariant):
+        return MatrixCut(16, 32, 8)
+    return MatrixCut(64, 16, 4)
+
+
 def _offsets(slots: tuple[PlaneSlot, ...]) -> tuple[int, ...]:
     return (*(slot.offset for slot in slots), 0, 0)[:3]
 
@@ -132,54 +161,107 @@ def _rows_of(vectors: Tensor) -> Tensor:
     return vectors if vectors.stride()[1:] == (vectors.shape[2], 1) else vectors.contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One call of `store`, and what its kernels have in common."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    rope: Rope | None
+    rows: Rows
+    layer: LayerPages
+
+    @property
+    def pairs(self) -> int:
+        return 0 if self.rope is None else self.rope.cos.shape[-1]
+
+    def addresses(self) -> tuple[Tensor, ...]:
+        cos, sin = (self.q, self.q) if self.rope is None else (self.rope.cos, self.rope.sin)
+        return self.q, self.k, self.v, self.out, cos, sin, self.rows.positions, self.rows.slots, self.layer.pages
+
+    def strides(self) -> tuple[int, int, int]:
+        return self.q.stride(0), self.k.stride(0), self.v.stride(0)
+
+    def constants(self) -> dict[str, Any]:
+        layout, plan = self.layer.layout, self.layer.plan
+        return {
+            "STORE_KEYS": tiles_of(plan.key.scheme).store,
+            "STORE_VALUES": tiles_of(plan.value.scheme).store,
+            "KEY_AT": _offsets(layout.key_slots),
+            "VALUE_AT": _offsets(layout.value_slots),
+            "HEADS": self.q.shape[1],
+            "KV_HEADS": layout.kv_heads,
+            "HEAD": self.q.shape[2],
+            "HALF": triton.next_power_of_2(self.q.shape[2] // 2),
+            "PAGE": layout.page_tokens,
+            "PAGE_BYTES": layout.page_bytes,
+            "HEAD_BYTES": layout.head_bytes,
+            "PLAIN": _INTERPRETED,
+            "enable_fp_fusion": False,
+            **follows(self.q.device),
+        }
+
+
+def _by_butterflies(side: SideTransform, head_dim: int) -> bool:
+    return side.rotated and side.matrix is None and head_dim & (head_dim - 1) == 0
+
+
 def store(
-    q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages, cut: Cut | None = None
-) -> Tensor:
-    layout, plan = layer.layout, layer.plan
-    tokens, heads, head_dim = q.shape
-    two_power = head_dim & (head_dim - 1) == 0
-    turn_keys, turn_values = (side.rotated and side.matrix is None and two_power for side in (layer.key, layer.value))
-    if layer.key.changes and not turn_keys:
-        if rope is not None:
-            q, k, rope = apply_rope(q, rope, rows.positions), apply_rope(k, rope, rows.positions), None
-        q, k = layer.key.query(q), layer.key.stored(k)
-    if layer.value.changes and not turn_values:
-        v = layer.value.stored(v)
+    q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, rows: Rows, layer: LayerPages,
+    cut: Cut | MatrixCut | None = None,
+) -> Tensor:  # fmt: skip
+    head_dim = q.shape[2]
     q, k, v = _rows_of(q), _rows_of(k), _rows_of(v)
-    out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
-    pairs = 0 if rope is None else rope.cos.shape[-1]
-    cut = cut or choose_cut(layout.kv_heads)
-    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
-    inputs = (
-        q, k, v, out, q if rope is None else rope.cos, q if rope is None else rope.sin, rows.positions, rows.slots,
-        layer.pages, q.stride(0), k.stride(0), v.stride(0),
-    )  # fmt: skip
-    constants = {
-        "STORE_KEYS": key.store,
-        "STORE_VALUES": value.store,
-        "KEY_AT": _offsets(layout.key_slots),
-        "VALUE_AT": _offsets(layout.value_slots),
-        "TURN_KEYS": turn_keys,
-        "TURN_VALUES": turn_values,
-        "HEADS": heads,
-        "KV_HEADS": layout.kv_heads,
-        "HEAD": head_dim,
-        "HALF": triton.next_power_of_2(head_dim // 2),
-        "PAGE": layout.page_tokens,
-        "PAGE_BYTES": layout.page_bytes,
-        "HEAD_BYTES": layout.head_bytes,
-        "PLAIN": _INTERPRETED,
+    step = _Step(q, k, v, torch.empty(q.shape, dtype=torch.float32, device=q.device), rope, rows, layer)
+    if any(side.changes and not _by_butterflies(side, head_dim) for side in (layer.key, layer.value)):
+        usual = choose_matrix_cut(len(q), head_dim, rows.invariant)
+        _store_by_matrix(step, cut if isinstance(cut, MatrixCut) else usual)
+    else:
+        _store_by_butterflies(step, cut if isinstance(cut, Cut) else choose_cut(layer.layout.kv_heads))
+    return step.out
+
+
+def _store_by_butterflies(step: _Step, cut: Cut, only_values: bool = False) -> None:
+    tokens, heads, head_dim = step.q.shape
+    kv_heads = step.layer.layout.kv_heads
+    constants = step.constants() | {
+        "TURN_KEYS": step.layer.key.rotated,
+        "TURN_VALUES": step.layer.value.rotated,
         "num_warps": cut.warps,
-        "enable_fp_fusion": False,
-        **follows(q.device),
     }
-    if cut.wide and pairs in (0, head_dim // 2):  # its programs hold both halves of a vector, so pairs must be of both
-        blocks = triton.cdiv(tokens * heads, cut.vectors) + 2 * triton.cdiv(tokens * layout.kv_heads, cut.vectors)
-        launch(store_wide_kernel, (blocks,), *inputs, tokens, ROPE=pairs > 0, VECTORS=cut.vectors, **constants)
+    if cut.wide and (only_values or step.pairs in (0, head_dim // 2)):  # it holds halves: pairs must be of both
+        kv_blocks = triton.cdiv(tokens * kv_heads, cut.vectors)
+        blocks = kv_blocks if only_values else triton.cdiv(tokens * heads, cut.vectors) + 2 * kv_blocks
+        launch(
+            store_wide_kernel, (blocks,), *step.addresses(), *step.strides(), tokens, ROPE=step.pairs > 0,
+            ONLY_VALUES=only_values, VECTORS=cut.vectors, **constants,
+        )  # fmt: skip
     else:
         q_blocks = triton.cdiv(heads, cut.vectors)
         launch(
-            store_kernel, (tokens, q_blocks + triton.cdiv(layout.kv_heads, cut.vectors)), *inputs, ROPE_WIDTH=pairs,
-            COUNT=cut.vectors, Q_BLOCKS=q_blocks, **constants,
+            store_kernel, (tokens, q_blocks + triton.cdiv(kv_heads, cut.vectors)), *step.addresses(), *step.strides(),
+            ROPE_WIDTH=step.pairs, COUNT=cut.vectors, Q_BLOCKS=q_blocks, **constants,
         )  # fmt: skip
-    return out
+
+
+def _store_by_matrix(step: _Step, cut: MatrixCut) -> None:
+    tokens, heads, head_dim = step.q.shape
+    layer, kv_heads = step.layer, step.layer.layout.kv_heads
+    queries, keys = stands_for_queries(layer.key, step.q), stands_for_keys(layer.key, step.k)
+    values = stands_for_values(layer.value, step.v, _EXACT)
+    apart = cut.values_apart and _by_butterflies(layer.value, head_dim)
+    kv_blocks = triton.cdiv(tokens, cut.vectors) * (1 if apart else 2)
+    blocks = kv_heads * (triton.cdiv(tokens * heads // kv_heads, cut.vectors) + kv_blocks)
+    none = queries.matrix  # never read
+    launch(
+        store_matrix_kernel, (blocks,), *step.addresses(), queries.matrix, keys.matrix, values.matrix,
+        none if keys.shift is None else keys.shift, none if values.shift is None else values.shift,
+        *step.strides(), tokens, KEYS_SHARE=keys.shared, VALUES_SHARE=values.shared,
+        SHIFT_KEYS=keys.shift is not None, SHIFT_VALUES=values.shift is not None, VALUE_FACTOR=values.factor,
+        ROPE_WIDTH=step.pairs, ROWS=cut.vectors, CHUNK=cut.chunk, PRECISION="ieee" if _INTERPRETED else cut.precision,
+        num_warps=cut.warps, **({} if cut.registers is None else {"maxnreg": cut.registers}), **step.constants(),
+    )  # fmt: skip
+    if apart:
+        _store_by_butterflies(step, choose_cut(kv_heads), only_values=True)
