@@ -23,8 +23,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> Non
 
 @cache
 def follows(device: torch.device) -> dict[str, bool]:
-    """The arguments of a launch whose kernel has EARLY and calls `after_previous` (early.py): it is set up while the one
-    before it runs, where the device can do so."""
+    """The arguments of a launch whose kernel has EARLY and calls `after_previous` (triton_early.py): it is set up while
+    the one before it runs, where the device can do so."""
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _EARLY_SINCE
     return {"EARLY": able, "launch_pdl": able} if os.environ.get("TRITON_INTERPRET") != "1" else {"EARLY": False}
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import follows, launch
-from octavo.kernels.early import after_previous
+from octavo.kernels.triton_early import after_previous
 from octavo.kernels.linear import FEW_ROWS
 
 __all__ = ["Tiling", "choose_tiling", "linear", "linear_kernel", "takes"]

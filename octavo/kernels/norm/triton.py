@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor, empty_like
 
 from octavo.kernels.ahead import follows, launch
-from octavo.kernels.early import after_previous
+from octavo.kernels.triton_early import after_previous
 
 __all__ = ["add_norm", "norm", "norm_kernel"]
 

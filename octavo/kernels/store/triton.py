@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import follows, launch
-from octavo.kernels.early import after_previous
+from octavo.kernels.triton_early import after_previous
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store.operands import stands_for_keys, stands_for_queries, stands_for_values
 from octavo.kernels.store.triton_matrix import store_matrix_kernel

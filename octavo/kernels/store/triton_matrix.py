@@ -9,7 +9,7 @@ products are kept. Values in 16 bits that are only rotated need one: they and th
 import triton
 import triton.language as tl
 
-from octavo.kernels.early import after_previous
+from octavo.kernels.triton_early import after_previous
 from octavo.kernels.store.triton_wide import extremes
 
 __all__ = ["store_matrix_kernel"]

@@ -8,7 +8,7 @@ the other butterflies are plain additions. Between that order and the order of m
 import triton
 import triton.language as tl
 
-from octavo.kernels.early import after_previous
+from octavo.kernels.triton_early import after_previous
 
 __all__ = ["extremes", "store_wide_kernel"]
 
