@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import follows, launch
-from octavo.kernels.triton_early import after_previous
 from octavo.kernels.linear import FEW_ROWS
+from octavo.kernels.triton_early import after_previous
 
 __all__ = ["Tiling", "choose_tiling", "linear", "linear_kernel", "takes"]
 

@@ -13,11 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import follows, launch
-from octavo.kernels.triton_early import after_previous
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store.operands import stands_for_keys, stands_for_queries, stands_for_values
 from octavo.kernels.store.triton_matrix import store_matrix_kernel
 from octavo.kernels.store.triton_wide import extremes, store_wide_kernel
+from octavo.kernels.triton_early import after_previous
 from octavo.kv.layout import PlaneSlot
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of

@@ -9,8 +9,8 @@ products are kept. Values in 16 bits that are only rotated need one: they and th
 import triton
 import triton.language as tl
 
-from octavo.kernels.triton_early import after_previous
 from octavo.kernels.store.triton_wide import extremes
+from octavo.kernels.triton_early import after_previous
 
 __all__ = ["store_matrix_kernel"]
 
