@@ -23,6 +23,8 @@ _LOG2_E = 1.4426950408889634
 _COUNTERS = 1 << 20
 _INVARIANT_ROWS = 16
 _MANY_WAVES = 4
+_USUAL_PAGES = 32
+_SMALL_BYTES = 10 << 10  # of a page's KV head
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -84,27 +86,29 @@ def choose_tiling(
         return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
     programs = sequences * kv_heads * -(-query_rows // rows)
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
-    splits = _choose_splits(programs, pages, resident * chip.processors)
+    small = head_bytes <= _SMALL_BYTES
+    splits = _choose_splits(programs, pages, resident * chip.processors, small)
     if one_warp:
         # int4's few bytes leave memory idle between a program's loads
-        prefetch = chip.has_bulk_copy and head_bytes <= 10 << 10
-        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch)
+        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch=chip.has_bulk_copy and small)
     return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
 
 
 @lru_cache(4096)  # every layer of a step asks the same
-def _choose_splits(programs: int, pages: int, slots: int) -> int:
-    """Fewest page times: every full wave of programs costs its pages, and the last one too, but for what a chip that is
-    not full does faster (down to 0.7: below that latency rules); a wave costs half a page for its start and end.
+def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
+    """Fewest page times: a full wave of programs costs its pages; the last one too, but for what a chip that is not full
+    does faster (alone down to 0.6, after others to 0.8: below that latency rules); each wave costs something for its
+    start and end, which weighs more where pages are `small`. Fitted to benchmarks/splits.py on an H200.
     """
-
     if programs >= _MANY_WAVES * slots:  # contexts differ: the chip stays full till the last ones, whatever their waves
         return 1
+    if 2 * programs >= slots:  # `pages` is what there may be; contexts are seldom so long, and splits cost them more
+        pages = min(pages, _USUAL_PAGES)
 
     def page_times(splits: int) -> float:
         full, rest = divmod(programs * splits, slots)
-        waves = full + (max(rest / slots, 0.7) if rest else 0)
-        return waves * -(-pages // splits) + 0.5 * (full + (rest > 0))
+        waves = full + (max(rest / slots, 0.8 if full else 0.6) if rest else 0)
+        return waves * -(-pages // splits) + (1.0 if small else 0.3) * (full + (rest > 0))
 
     return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)
 

@@ -1,7 +1,7 @@
 """Products of few rows in Triton: all the time goes into reading the weight, once, as fast as memory gives it.
 
 A program takes BLOCK_N rows of the weight and runs along them; what it will read next is on its way to shared memory,
-STAGES tiles deep. Where the launch before still runs, the beginning of the weight comes to L2 meanwhile.
+STAGES tiles deep.
 """
 
 import os
@@ -25,31 +25,20 @@ _SHARED_BYTES = 200 << 10  # what the deepest tiling below takes of a multiproce
 
 @dataclass(frozen=True)
 class Tiling:
-    """Rows of the weight a program, columns a tile, programs that share a row, warps, tiles under way, and the bytes of
-    each row that are fetched to L2 before the launch before has ended."""
+    """Rows of the weight a program, columns a tile, programs that share a row, warps, and tiles under way."""
 
     block_n: int
     block_k: int
     splits: int
     warps: int
     stages: int
-    early_bytes: int = 0
 
 
 def choose_tiling(rows: int, features: int) -> Tiling:
-    """For x of `rows` rows (one of FEW_ROWS) and a weight of `features`. Measured: benchmarks/linear.py."""
+    """For x of `rows` rows (one of FEW_ROWS) and a weight of `features`. Measured on an H200 (benchmarks/linear.py)."""
     if features <= 8192:  # about a program a multiprocessor: each needs much under way
-        return {16: Tiling(32, 128, 1, 4, 8), 32: Tiling(32, 256, 1, 4, 4), 64: Tiling(32, 128, 1, 4, 6)}[rows]
-    return {16: Tiling(64, 256, 1, 4, 4), 32: Tiling(32, 256, 1, 2, 3), 64: Tiling(64, 128, 1, 4, 3)}[rows]
-
-
-@triton.jit
-def _fetch(address, BYTES: tl.constexpr):
-    """Start bringing BYTES from each address, a multiple of 16, to L2."""
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
-        "=r,l,r", [address.to(tl.int64), BYTES], dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
+        return {16: Tiling(16, 512, 1, 1, 4), 32: Tiling(64, 128, 2, 4, 6), 64: Tiling(32, 128, 1, 4, 6)}[rows]
+    return {16: Tiling(16, 512, 1, 1, 3), 32: Tiling(64, 128, 1, 4, 4), 64: Tiling(128, 128, 1, 4, 4)}[rows]
 
 
 # the number of rows changes with every step
@@ -57,8 +46,7 @@ def _fetch(address, BYTES: tl.constexpr):
 def linear_kernel(
     x, weight, bias, out, partial, arrived, rows, features, width, x_stride,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, BIAS: tl.constexpr, FETCH: tl.constexpr, COMPUTE: tl.constexpr,
-    EARLY: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, BIAS: tl.constexpr, COMPUTE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x `[rows, width]`, weight `[features, width]`, out `[rows, features]`; grid (blocks of features, SPLITS). With
     splits, of the programs of a block the last to finish adds up what all left, in order."""
@@ -68,8 +56,6 @@ def linear_kernel(
     begin = split * share
     end = tl.minimum(begin + share, width)
     row = tl.where(n < features, n, 0).to(tl.int64) if not EVEN_N else n.to(tl.int64)
-    if EARLY and FETCH > 0:
-        _fetch(weight + row * width + begin, FETCH)
     after_previous(EARLY)
     live = m < rows
     weights = weight + row[:, None] * width + k[None, :]
@@ -137,7 +123,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None
         out, partial, _counters(x.device, stream), rows, features, width, x.stride(0),
         ROWS=block, BLOCK_N=cut.block_n, BLOCK_K=cut.block_k, SPLITS=cut.splits, STAGES=cut.stages,
         EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None,
-        FETCH=min(cut.early_bytes, 2 * width // cut.splits // 16 * 16),
         COMPUTE=tl.float32 if _INTERPRETED else _COMPUTE[x.dtype],
         num_warps=cut.warps, num_stages=cut.stages, **follows(x.device),
     )  # fmt: skip

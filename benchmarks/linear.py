@@ -1,0 +1,111 @@
+"""Products of few rows, by cuBLAS and by the Triton kernel cut in different ways: `python benchmarks/linear.py
+[--out FILE]`, on a GPU, about two minutes with compiling.
+
+The weights of a 7B and an 8B model in bf16, more of each than the L2 cache holds, one after another as a CUDA graph. Each
+cut's product is checked against double precision before it is timed. The floor is the weight's bytes over what a kernel
+that only reads reaches.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.kernels import machine, read_ceiling, seconds_of
+from octavo.kernels.ahead import compile_ahead
+from octavo.kernels.linear import FEW_ROWS
+from octavo.kernels.linear.triton import Tiling, choose_tiling, linear
+
+__all__ = ["main"]
+
+SHAPES = {"7b qkv": (12288, 4096), "7b o": (4096, 4096), "7b gate_up": (22016, 4096), "7b down": (4096, 11008),
+          "7b head": (49984, 4096), "8b qkv": (6144, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336)}  # fmt: skip
+WRONG = 5e-3
+
+
+def cuts(rows: int) -> list[Tiling]:
+    """Those of which some was best for some shape, and their neighbours."""
+    narrow = [Tiling(16, 512, 1, 1, 3), Tiling(16, 512, 1, 1, 4), Tiling(16, 256, 1, 1, 4), Tiling(32, 128, 1, 4, 8)]
+    wide = [Tiling(64, 256, 1, 4, 4), Tiling(64, 128, 2, 4, 6), Tiling(32, 128, 1, 4, 6), Tiling(64, 128, 1, 4, 4)]
+    return {16: narrow + wide, 32: [*narrow[2:], *wide, Tiling(32, 256, 1, 2, 3)],
+            64: [*wide[1:], Tiling(64, 128, 1, 4, 3), Tiling(128, 128, 1, 4, 4)]}[rows]  # fmt: skip
+
+
+def measure(name: str, rows: int, ceiling: float) -> dict[str, Any]:
+    features, width = SHAPES[name]
+    count = max(2, (400 << 20) // (features * width * 2))
+    weights = [torch.randn(features, width, device="cuda", dtype=torch.bfloat16) * 0.02 for _ in range(count)]
+    x = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
+    want = x.double() @ weights[0].double().T
+    block = next(size for size in FEW_ROWS if size >= rows)
+    times: dict[str, float] = {}
+
+    def take(name: str, product: Any) -> None:
+        got: Tensor = product(weights[0])
+        error = ((got.double() - want).norm() / want.norm()).item()
+        assert error < WRONG, f"{name}: {error} from the product"
+        times[name] = seconds_of([lambda one=one: product(one) for one in weights] * 2, "cuda", 7) * 1e6
+
+    take("cublas", lambda weight: functional.linear(x, weight))
+    take("chosen", lambda weight: linear(x, weight, None))
+    for cut in cuts(block):
+        take(str(astuple(cut)), lambda weight, cut=cut: linear(x, weight, None, cut))
+    floor = features * width * 2 / ceiling * 1e6
+    return {
+        "shape": name,
+        "rows": rows,
+        "floor_us": floor,
+        "chosen": astuple(choose_tiling(block, features)),
+        "us": times,
+    }
+
+
+def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
+    for rows in (8, 32, 64):
+        block = next(size for size in FEW_ROWS if size >= rows)
+        x, weight = (torch.randn(count, 4096, device="cuda", dtype=torch.bfloat16) for count in (rows, 4096))
+        with compile_ahead(16):
+            for cut in cuts(block):
+                linear(x, weight, None, cut)
+        for name in SHAPES:
+            yield measure(name, rows, ceiling)
+            torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    begin, ceiling = time.perf_counter(), read_ceiling("cuda")
+    report: dict[str, Any] = {
+        "machine": machine("cuda"), "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
+        "cut": "rows of the weight, columns, splits, warps, stages", "results": [],
+    }  # fmt: skip
+    for row in sweep(ceiling):
+        report["results"].append(row)
+        us, floor = row["us"], row["floor_us"]
+        best = min((time, name) for name, time in us.items())
+        print(f"{row['shape']:10} {row['rows']:3} rows: floor {floor:6.1f} us, cuBLAS {us['cublas']:6.1f} "
+              f"({floor / us['cublas']:.0%}), chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), best {best[0]:.1f} "
+              f"{best[1]}", flush=True)  # fmt: skip
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        if time.perf_counter() - begin > options.seconds:
+            break
+
+
+if __name__ == "__main__":
+    main()

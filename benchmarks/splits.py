@@ -1,0 +1,84 @@
+"""Into how many programs attention should split a context: `python benchmarks/splits.py [--out FILE]`, on a GPU.
+
+One new token a sequence, head width 128. For each shape and cache the time with each number of splits, and with the
+number that the engine chooses; the floor is the bytes of the pages over what a kernel that only reads reaches.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.kernels import Case, machine, make_layers, make_rows, read_ceiling, seconds_of
+from octavo.kernels.attention import triton as attention
+
+__all__ = ["main"]
+
+SHAPES = [(32, 1, 2048, 8), (32, 1, 2048, 32), (32, 1, 2048, 128), (8, 4, 2048, 8), (8, 4, 2048, 32), (8, 4, 2048, 128),
+          (32, 1, 1024, 356), (8, 4, 1024, 356)]  # fmt: skip
+"""KV heads, query heads of each, tokens, sequences"""
+SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 16)
+ROTATED_BYTES = 1 << 29
+
+
+def measure(case: Case, ceiling: float) -> dict[str, Any]:
+    layers, rows = make_layers(case, "cuda", ROTATED_BYTES), make_rows(case, "cuda")
+    q = torch.randn(case.batch, case.kv_heads * case.group, case.head_dim, device="cuda")
+    choose, times = attention._choose_splits, {}
+    runs = [lambda one=one: attention.attend(q, rows, one, case.head_dim**-0.5, None, None) for one in layers]
+    runs *= max(1, 8 // len(runs))
+    chosen = []
+    attention._choose_splits = lambda *given: chosen.append(choose(*given)) or chosen[-1]
+    times["chosen"] = seconds_of(runs, "cuda", 7) * 1e6
+    for splits in (number for number in SPLITS if number <= case.context // 64):
+        attention._choose_splits = lambda *given, splits=splits: splits
+        times[str(splits)] = seconds_of(runs, "cuda", 7) * 1e6
+    attention._choose_splits = choose
+    floor = case.must_read_bytes() / ceiling * 1e6
+    return {**asdict(case), "floor_us": floor, "chosen_splits": chosen[-1], "us": times}
+
+
+def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
+    for kv_heads, group, context, batch in SHAPES:
+        for dtype in ("int8", "int4", "bf16"):
+            case = Case(dtype, batch, kv_heads, group, context)
+            if case.must_read_bytes() < torch.cuda.mem_get_info()[0] // 2:
+                yield measure(case, ceiling)
+            torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=100)
+    options = parser.parse_args()
+    begin, ceiling = time.perf_counter(), read_ceiling("cuda")
+    report: dict[str, Any] = {
+        "machine": machine("cuda"), "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
+        "results": [],
+    }  # fmt: skip
+    for row in sweep(ceiling):
+        report["results"].append(row)
+        best = sorted((us, name) for name, us in row["us"].items() if name != "chosen")[:3]
+        print(f"{row['kv_heads']}x{row['group']} {row['context']} B={row['batch']} {row['dtype']}: floor "
+              f"{row['floor_us']:.1f} us, {row['chosen_splits']} splits {row['us']['chosen']:.1f} "
+              f"({row['floor_us'] / row['us']['chosen']:.0%}); best "
+              + ", ".join(f"{name}: {us:.1f}" for us, name in best), flush=True)  # fmt: skip
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        if time.perf_counter() - begin > options.seconds:
+            break
+
+
+if __name__ == "__main__":
+    main()
