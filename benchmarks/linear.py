@@ -1,9 +1,9 @@
 """Products of few rows, by cuBLAS and by the Triton kernel cut in different ways: `python benchmarks/linear.py
 [--out FILE]`, on a GPU, about two minutes with compiling.
 
-The weights of a 7B and an 8B model in bf16, more of each than the L2 cache holds, one after another as a CUDA graph. Each
-cut's product is checked against double precision before it is timed. The floor is the weight's bytes over what a kernel
-that only reads reaches.
+The weights of a 7B and an 8B model in bf16, more of each than the L2 cache holds, one after another as a CUDA graph.
+Each cut's product is checked against double precision before it is timed. The floor is the weight's bytes over what a
+kernel that only reads reaches.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from octavo.kernels.linear.triton import Tiling, choose_tiling, linear
 __all__ = ["main"]
 
 SHAPES = {"7b qkv": (12288, 4096), "7b o": (4096, 4096), "7b gate_up": (22016, 4096), "7b down": (4096, 11008),
-          "7b head": (49984, 4096), "8b qkv": (6144, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336)}  # fmt: skip
+          "7b head": (49984, 4096), "8b qkv": (6144, 4096), "8b gate_up": (28672, 4096),
+          "8b down": (4096, 14336)}  # fmt: skip
 WRONG = 5e-3
 
 
@@ -99,8 +100,8 @@ def main() -> None:
         us, floor = row["us"], row["floor_us"]
         best = min((time, name) for name, time in us.items())
         print(f"{row['shape']:10} {row['rows']:3} rows: floor {floor:6.1f} us, cuBLAS {us['cublas']:6.1f} "
-              f"({floor / us['cublas']:.0%}), chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), best {best[0]:.1f} "
-              f"{best[1]}", flush=True)  # fmt: skip
+              f"({floor / us['cublas']:.0%}), chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), best "
+              f"{best[0]:.1f} {best[1]}", flush=True)  # fmt: skip
         if options.out:
             options.out.write_text(json.dumps(report, indent=1) + "\n")
         if time.perf_counter() - begin > options.seconds:

@@ -96,9 +96,9 @@ def choose_tiling(
 
 @lru_cache(4096)  # every layer of a step asks the same
 def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
-    """Fewest page times: a full wave of programs costs its pages; the last one too, but for what a chip that is not full
-    does faster (alone down to 0.6, after others to 0.8: below that latency rules); each wave costs something for its
-    start and end, which weighs more where pages are `small`. Fitted to benchmarks/splits.py on an H200.
+    """Fewest page times: a full wave of programs costs its pages; the last one too, but for what a chip that is not
+    full does faster (alone down to 0.6, after others to 0.8: below that latency rules); each wave costs something for
+    its start and end, which weighs more where pages are `small`. Fitted to benchmarks/splits.py on an H200.
     """
     if programs >= _MANY_WAVES * slots:  # contexts differ: the chip stays full till the last ones, whatever their waves
         return 1
