@@ -11,7 +11,9 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("name", ["test_triton_kernels.py", "test_norm_activation.py"])
+@pytest.mark.parametrize(
+    "name", ["test_triton_kernels.py", "test_triton_dense.py", "test_flash.py", "test_norm_activation.py"]
+)
 def test_interpreted(name: str):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     tests = Path(__file__).with_name(name)

@@ -187,18 +187,22 @@ def attend(
     q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None,
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
-    q, out = q.contiguous(), torch.empty_like(q)
+    q = q.contiguous()
     in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
+    finished = in_kernel or not layer.value.changes  # nothing follows that wants more than the model's own type
+    out = torch.empty_like(q, dtype=rows.compute if finished and rows.compute is not None else torch.float32)
     for part in _parts(rows):
         if part.max_query > 1 and takes(q, rows, correction):
-            got = attend_dense(q, rows, layer, softmax_scale, window)
+            space = out[len(q) - rows.chunks.tokens :]
+            got = attend_dense(q, rows, layer, softmax_scale, window, space)
             if part.count == len(rows.context):
-                return got if in_kernel else layer.value.output(got.float())
-            out[len(q) - len(got) :] = got
+                return got if finished else layer.value.output(got)
+            if got is not space:
+                space.copy_(got)
             continue
         cut = tiling or _tiling(q, rows, part, layer)
         _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
-    return out if in_kernel else layer.value.output(out)
+    return out if finished else layer.value.output(out)
 
 
 def _attend_part(
