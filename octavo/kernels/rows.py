@@ -50,7 +50,7 @@ class Rows:
     chunks: Chunks | None = None
     """the rows after them; None: not known, or there are none"""
     compute: torch.dtype | None = None
-    """what the model computes in, if kernels may round to it"""
+    """what the model computes in, if kernels may round to it, and return attention in it"""
     invariant: bool = False
     """kernels cut their work alike for every batch, so that what a token gets does not depend on its company"""
 

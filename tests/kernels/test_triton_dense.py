@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from test_triton_kernels import DEVICE, DTYPES, MIXED, WIDE, filled, make_rows, pytestmark, relative, to_device
 
-from octavo.kernels.attention import attend
-from octavo.kernels.attention.triton_dense import takes, unpack
+from octavo.kernels.attention import attend, triton
+from octavo.kernels.attention.triton_dense import attend_dense, takes, unpack
+from octavo.kernels.attention.triton_flash import FlashCut
 from octavo.kernels.rows import Chunks, Rows
 
 __all__ = ["pytestmark"]
@@ -43,6 +44,56 @@ def test_decoded_pages_are_what_attention_reads(dtype: str, head_dim: int):
     turned = layer.value.rotated and layer.value.matrix is None and head_dim == 64
     out = torch.cat(got)
     assert relative(out if turned else layer.value.output(out), want) < (2e-6 if dtype == "fp32" else 2e-3)
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "int8,int4"])
+def test_mixed_steps_are_of_the_type_that_the_model_computes_in(
+    dtype: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Single rows through the paged kernel and chunks through the dense one, into one tensor."""
+    torch.manual_seed(3)
+    layer, rows = filled(dtype, CHUNKS, 2, 64), with_chunks(CHUNKS, torch.float16)
+    q = torch.randn(len(rows.positions), 4, 64, device=DEVICE)
+
+    def dense(*args):
+        return attend_dense(*args, cut=FlashCut(32, 32, 4, 2))
+
+    monkeypatch.setattr(triton, "takes", lambda q, rows, correction: rows.chunks is not None)
+    monkeypatch.setattr(triton, "attend_dense", dense)
+    want = attend(q, rows, layer, "reference", 0.125, window)
+    got = attend(q, rows, layer, "triton", 0.125, window)
+    assert got.dtype == torch.float16 and relative(got, want) < 3e-3
+    alone = replace(
+        rows,
+        query_start=rows.query_start[2:] - 2,
+        context=rows.context[2:].clone(),
+        singles=0,
+        block_tables=rows.block_tables[2:].clone(),
+    )
+    assert torch.equal(attend(q[2:], alone, layer, "triton", 0.125, window), got[2:])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("invariant", [False, True])
+def test_rounding_is_that_of_a_copy(dtype: str, invariant: bool):
+    torch.manual_seed(3)
+    layer, rows = filled(dtype, CHUNKS, 2, 64), replace(to_device(make_rows(CHUNKS, 2)), invariant=invariant)
+    q = torch.randn(len(rows.positions), 4, 64, device=DEVICE)
+    exact = attend(q, rows, layer, "triton", 0.125)
+    rounded = attend(q, replace(rows, compute=torch.float16), layer, "triton", 0.125)
+    assert exact.dtype == torch.float32 and torch.equal(rounded, exact.to(torch.float16))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_where_torch_turns_values_back_the_paged_kernel_rounds_nothing(dtype: str):
+    """A width that is no power of two."""
+    torch.manual_seed(3)
+    layer, rows = filled(dtype, CHUNKS, 2, 80), to_device(make_rows(CHUNKS, 2))
+    q = torch.randn(len(rows.positions), 4, 80, device=DEVICE)
+    got = attend(q, replace(rows, compute=torch.float16), layer, "triton", 0.125)
+    assert got.dtype == (torch.float32 if layer.value.changes else torch.float16)
+    assert relative(got, attend(q, rows, layer, "reference", 0.125)) < 3e-3
 
 
 def test_short_chunks_deterministic_ones_and_exact_models_go_another_way():

@@ -13,7 +13,14 @@ import pytest
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize(
     "name",
-    ["test_triton_kernels.py", "test_triton_store_matrix.py", "test_norm_activation.py", "test_linear.py"],
+    [
+        "test_triton_kernels.py",
+        "test_triton_store_matrix.py",
+        "test_triton_dense.py",
+        "test_flash.py",
+        "test_norm_activation.py",
+        "test_linear.py",
+    ],
 )
 def test_interpreted(name: str):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

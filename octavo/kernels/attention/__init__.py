@@ -51,6 +51,7 @@ def attend(
 
     q fp32 `[T, H, D]` as `store` returned it; H is a multiple of the layer's KV heads G and query head h reads KV head
     h // (H / G). `window` lets a query at position p see keys in (p - window, p]. `correction` adds a term to the
-    scaled scores. Returns fp32 `[T, H, D]` in the model's own basis: what was done to V is undone here.
+    scaled scores. Returns `[T, H, D]` in the model's own basis: what was done to V is undone here. It is fp32, or what
+    fp32 rounds to in `rows.compute`.
     """
     return ATTENTION_IMPLS[impl](q, rows, layer, softmax_scale, window, correction)

@@ -193,18 +193,20 @@ def attend(
 ) -> Tensor:  # fmt: skip
     q = q.contiguous()
     in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
-    plain = in_kernel or not layer.value.changes
-    out = torch.empty(q.shape, dtype=(rows.compute if plain else None) or q.dtype, device=q.device)
+    finished = in_kernel or not layer.value.changes  # nothing follows that wants more than the model's own type
+    out = torch.empty_like(q, dtype=rows.compute if finished and rows.compute is not None else torch.float32)
     for part in _parts(rows):
         if part.max_query > 1 and takes(q, rows, correction):
-            got = attend_dense(q, rows, layer, softmax_scale, window)
+            space = out[len(q) - rows.chunks.tokens :]
+            got = attend_dense(q, rows, layer, softmax_scale, window, space)
             if part.count == len(rows.context):
-                return got if in_kernel else layer.value.output(got.float())
-            out[len(q) - len(got) :] = got
+                return got if finished else layer.value.output(got)
+            if got is not space:
+                space.copy_(got)
             continue
         cut = tiling or _tiling(q, rows, part, layer)
         _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
-    return out if plain else layer.value.output(out)
+    return out if finished else layer.value.output(out)
 
 
 def _attend_part(

@@ -1,9 +1,9 @@
 """Attention of long chunks of prompts: their pages are decoded once, and a dense flash kernel reads the result.
 
 A paged kernel decodes a page again for every block of queries that reads it. With hundreds of queries a sequence that
-costs more than the attention itself; then it pays to decode each page once, to the model's own 16-bit type, for torch's
-FlashAttention-2. The codes, their scales and the transforms are the same ones that every other kernel reads: the
-results differ by the rounding of q, K, V and the weights to that type.
+costs more than the attention itself; then it pays to decode each page once, to the model's own 16-bit type, for a dense
+kernel: `choose_flash` says which. The codes, their scales and the transforms are the same ones that every other kernel
+reads: the results differ by the rounding of q, K, V and the weights to that type.
 """
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from octavo.kernels.ahead import launch
 from octavo.kernels.attention import DENSE_TOKENS
+from octavo.kernels.attention.triton_flash import FlashCut, flash
 from octavo.kernels.attention.triton_kernel import hadamard_rows
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
 
-__all__ = ["attend_dense", "takes", "unpack"]
+__all__ = ["attend_dense", "choose_flash", "takes", "unpack"]
 
 _LEAST_QUERIES = 64
 _TILE = 16
@@ -34,16 +35,31 @@ def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
     )  # fmt: skip
 
 
-def attend_dense(q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None) -> Tensor:
-    """Attention of the rows after the single ones: `rows.compute` `[tokens of the chunks, H, D]`. What the paged kernel
+def choose_flash(device: torch.device, head_dim: int) -> FlashCut | None:
+    """Which kernel reads the decoded pages: ours, cut so, or torch's FlashAttention-2 (None). Ours has not been
+    measured yet (benchmarks/prefill_attention.py)."""
+    return None
+
+
+def attend_dense(
+    q: Tensor, rows: Rows, layer: LayerPages, softmax_scale: float, window: int | None, out: Tensor,
+    cut: FlashCut | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention of the rows after the single ones: `rows.compute` `[tokens of the chunks, H, D]`, which is `out` where
+    the kernel can write there (a tensor of that shape; of that type, or it is left alone). What the paged kernel
     undoes of V's transform is undone, and no more."""
     chunks, dtype = rows.chunks, rows.compute
     assert chunks is not None and dtype is not None, "nothing is known of the chunks"
     keys, values = unpack(rows, layer, dtype)
+    q, cut = q[len(q) - chunks.tokens :], cut or choose_flash(q.device, q.shape[2])
+    if cut is not None:
+        out = out if out.dtype == dtype else torch.empty_like(q, dtype=dtype)
+        flash(q, keys, values, out, chunks, rows.max_query, softmax_scale, window, cut)
+        return out
     sides = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
     return torch.ops.aten._flash_attention_forward(
-        q[len(q) - chunks.tokens :].to(dtype), keys, values, chunks.query_start, chunks.key_start, rows.max_query,
-        rows.max_context, 0.0, True, False, scale=softmax_scale, **sides,
+        q.to(dtype), keys, values, chunks.query_start, chunks.key_start, rows.max_query, rows.max_context, 0.0, True,
+        False, scale=softmax_scale, **sides,
     )[0]  # fmt: skip
 
 

@@ -224,8 +224,8 @@ def attend_kernel(
     PAGE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PLAIN: tl.constexpr, STAGES: tl.constexpr,
     PREFETCH: tl.constexpr, FLIP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """q and out fp32 `[T, KV_HEADS * GROUP, HEAD]`; grid (splits at most, KV_HEADS * row blocks, sequences from
-    `first_sequence` on).
+    """q fp32 `[T, KV_HEADS * GROUP, HEAD]`, out alike, of any type; grid (splits at most, KV_HEADS * row blocks,
+    sequences from `first_sequence` on).
 
     A context of few pages has fewer splits than the grid: the programs that are left over end at once."""
     blocks = tl.num_programs(1) // KV_HEADS
