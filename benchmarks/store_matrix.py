@@ -55,11 +55,14 @@ def variants(gpu: bool) -> list[Variant]:
         return [*plain, Variant("int4 balanced", "int4", True)]
     from octavo.kernels.store.triton import MatrixCut
 
-    cuts = [MatrixCut(16, 16, 4), MatrixCut(16, 32, 4), MatrixCut(16, 32, 8), MatrixCut(32, 32, 8)]
-    cuts += [MatrixCut(rows, chunk, rows // 16) for rows in (64, 128) for chunk in (16, 32)]
-    cuts += [MatrixCut(64, 32, 8), MatrixCut(64, 16, 4, registers=168), MatrixCut(64, 32, 4, registers=168)]
-    cuts += [MatrixCut(64, 16, 4, values_apart=True), MatrixCut(128, 32, 8, values_apart=True)]
-    cuts += [MatrixCut(64, 16, 4, precision) for precision in ("tf32x3", "bf16x3", "bf16x6", "tf32")]
+    cuts = [MatrixCut(16, 16, 4), MatrixCut(16, 32, 8), MatrixCut(64, 16, 4), MatrixCut(128, 32, 8)]
+    cuts += [MatrixCut(16, 32, warps, "bf16x6") for warps in (4, 8)]
+    cuts += [MatrixCut(16, 64, 4, "bf16x3"), MatrixCut(32, 32, 4, "bf16x6"), MatrixCut(32, 64, 8, "bf16x3")]
+    for precision in ("bf16x6", "bf16x3"):
+        cuts += [MatrixCut(64, 16, 4, precision), MatrixCut(64, 32, 4, precision), MatrixCut(64, 32, 8, precision)]
+        cuts += [MatrixCut(128, 16, 8, precision), MatrixCut(128, 32, 8, precision)]
+        cuts += [MatrixCut(64, 64, 4, precision), MatrixCut(128, 64, 8, precision)]
+    cuts += [MatrixCut(128, 32, 8, "bf16x6", values_apart=True), MatrixCut(64, 16, 4, "tf32")]
     several = [*plain, Variant("int4 balanced, torch", "int4", True, by_torch=True), Variant("chosen", "int4", True)]
     return several + [Variant(_name(cut), "int4", True, cut) for cut in cuts]
 

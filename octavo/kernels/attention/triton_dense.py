@@ -36,9 +36,10 @@ def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
 
 
 def choose_flash(device: torch.device, head_dim: int) -> FlashCut | None:
-    """Which kernel reads the decoded pages: ours, cut so, or torch's FlashAttention-2 (None). Ours has not been
-    measured yet (benchmarks/prefill_attention.py)."""
-    return None
+    """Which kernel reads the decoded pages: ours, cut so, or torch's FlashAttention-2 (None). Measured on an H200 with
+    heads of 128 (benchmarks/prefill_attention.py); elsewhere torch's is the one that is known."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    return FlashCut(64, 64, 4, 3) if hopper and head_dim in (64, 128) else None
 
 
 def attend_dense(
