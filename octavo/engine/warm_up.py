@@ -13,6 +13,7 @@ from octavo.engine.batch import Batch
 from octavo.engine.runner import Runner
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.attention import ROW_BLOCKS
+from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.rows import Chunks, Rows
 
 __all__ = ["Variant", "variants", "warm_up"]
@@ -32,12 +33,13 @@ class Variant:
 
 
 def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[Variant]:
-    """Each row block that `group` query heads a KV head can fill, whole and split, then the largest step there can be.
+    """Each row block that `group` query heads a KV head can fill, whole and split, and each that products of few rows
+    know; then the largest step there can be.
 
     `most_new` tokens of a step, `longest` context.
     """
     most_new = min(most_new, longest)
-    news = sorted({min(max(1, rows // group), most_new) for rows in ROW_BLOCKS})
+    news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *FEW_ROWS)})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
     return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
@@ -75,4 +77,5 @@ def _batch(variant: Variant, runner: Runner) -> Batch:
         max_context=variant.context,
         chunks=Chunks.of([variant.new], [variant.new], str(pages.device)) if variant.dense else None,
     )
-    return Batch(torch.zeros_like(positions), rows, positions[-1:].clone(), ())
+    wanted = positions if variant.new <= FEW_ROWS[-1] else positions[-1:]  # logits are a product of few rows, too
+    return Batch(torch.zeros_like(positions), rows, wanted.clone(), ())

@@ -5,6 +5,7 @@ import pytest
 from octavo.engine.sampling import SamplingParams
 from octavo.engine.warm_up import Variant, variants, warm_up
 from octavo.kernels.attention import ROW_BLOCKS
+from octavo.kernels.linear import FEW_ROWS
 
 
 @pytest.mark.parametrize("group", [1, 3, 4, 7, 8, 12, 16])
@@ -15,6 +16,7 @@ def test_every_row_block_is_filled(group):
     several = variants(group, 64, 1024, 4096)
     possible = {(block(new * group), context) for new in range(1, 200) for context in (64, 4096)}
     assert {(block(variant.new * group), variant.context) for variant in several} == possible
+    assert {variant.new for variant in several} >= set(FEW_ROWS)
     assert several[-2:] == [Variant(1024, 4096), Variant(1024, 4096, dense=True)]
 
 
