@@ -72,9 +72,9 @@ def _counters(device: torch.device, stream: int) -> Tensor:
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where chunks of prompts are worked on, beside the single rows of their step: those wait for the tensor cores, these
-    for memory. Whatever is allocated there is used there, or after the main stream has waited for it; and it begins
-    nothing that the main stream is not ready for."""
+    """Where chunks of prompts are worked on, beside the single rows of their step: those wait for the tensor cores,
+    these for memory. Whatever is allocated there is used there, or after the main stream has waited for it; and it
+    begins nothing that the main stream is not ready for."""
     return torch.cuda.Stream(device)
 
 
