@@ -61,8 +61,8 @@ def _softmax(
 @gluon.jit
 def _walk(
     state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin, column,
-    first, position, window, scale_log2, begin, end, tiles, MASKED: gl.constexpr, WINDOW: gl.constexpr, KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
+    first, position, window, scale_log2, begin, end, tiles, MASKED: gl.constexpr, WINDOW: gl.constexpr,
+    KEYS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Scores of tiles [begin, end), and the products with values of those one before."""
     total, weights, peak, mass = state
@@ -159,7 +159,7 @@ def hopper_flash_kernel(
     score = warpgroup_mma_wait(0, deps=[score])
     peak = gl.full([ROWS], -1.0e30, gl.float32, layout=gl.SliceLayout(1, scores))
     mass = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, scores))
-    weights, alpha, peak, mass = _softmax(
+    weights, _alpha, peak, mass = _softmax(
         score, peak, mass, first, position, window, scale_log2, True, WINDOW, KEYS
     )  # fmt: skip
     gl.thread_barrier()
