@@ -32,6 +32,9 @@ class FlashCut:
     stages: int
     tma: bool = False
     together_bytes: int = 16 << 20
+    overlapped: bool = False
+    """the kernel of triton_flash_hopper.py, which wants a Hopper GPU, 8 warps (or 4 of 64 rows), two stages or more,
+    and a width of 64, 128 or 256"""
 
 
 def flash(
@@ -41,14 +44,25 @@ def flash(
     """Attention of `chunks` into `out` `[chunks.tokens, H, D]`. q as `out`, fp32 or of its type; keys and values
     `[chunks.context_tokens, G, D]` of the type of `out`; `max_query` tokens in the longest chunk, or more."""
     heads, (_, kv_heads, head_dim) = q.shape[1], keys.shape
-    width, count = triton.next_power_of_2(head_dim), len(chunks.key_start) - 1
     blocks = triton.cdiv(max_query * (heads // kv_heads), cut.rows)
+    grid = (blocks * kv_heads, len(chunks.key_start) - 1)
+    laid = (out, chunks.query_start, chunks.key_start, softmax_scale * _LOG2_E, window or 0, blocks)
+    together = heads_together(chunks, keys, cut.together_bytes)
+    constants = {
+        "KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD": head_dim, "ROWS": cut.rows, "KEYS": cut.keys,
+        "WINDOW": window is not None, "STAGES": cut.stages, "num_warps": cut.warps,
+    }  # fmt: skip
+    if cut.overlapped:
+        from octavo.kernels.attention.triton_flash_hopper import hopper_flash_kernel, hopper_tiles
+
+        tiles = [hopper_tiles(side, cut.keys) for side in (keys, values)]
+        launch(hopper_flash_kernel, grid, q, *tiles, *laid, together, **constants)
+        return
+    width = triton.next_power_of_2(head_dim)
     tiles = [_tiles(side, cut.keys, width) if cut.tma else side for side in (keys, values)]
     launch(
-        flash_kernel, (blocks * kv_heads, count), q, keys, values, *tiles, out, chunks.query_start, chunks.key_start,
-        softmax_scale * _LOG2_E, window or 0, blocks, heads_together(chunks, keys, cut.together_bytes),
-        KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD=head_dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys,
-        WINDOW=window is not None, TMA=cut.tma, STAGES=cut.stages, num_warps=cut.warps, num_stages=cut.stages,
+        flash_kernel, grid, q, keys, values, *tiles, *laid, together, WIDTH=width, TMA=cut.tma,
+        num_stages=cut.stages, **constants,
     )  # fmt: skip
 
 

@@ -1,0 +1,196 @@
+"""The dense flash kernel of triton_flash.py for Hopper, scheduled by hand in Gluon: the exponentials of one tile run
+while the tensor cores multiply the weights of the tile before it with its values.
+
+    tile i     issue S = Q K(i)   issue O += P(i-1) V(i-1)   wait for S   P(i) = softmax(S)   wait for O, scale it
+
+Tiles come through TMA, STAGES ahead. All that is written about rows, masks and the order of programs there holds here.
+Widths are powers of two.
+"""
+
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+__all__ = ["hopper_flash_kernel", "hopper_tiles"]
+
+
+def hopper_tiles(side: Tensor, keys: int) -> TensorDescriptor:
+    """Tiles of `keys` vectors of one head of `[tokens, G, D]`."""
+    tokens, kv_heads, head_dim = side.shape
+    kind = {2: gl.float16}[side.element_size()]  # bf16 alike
+    layout = gl.NVMMASharedLayout.get_default_for([keys, head_dim], kind)
+    return TensorDescriptor(
+        side.view(tokens, kv_heads * head_dim), [tokens, kv_heads * head_dim], [kv_heads * head_dim, 1],
+        [keys, head_dim], layout,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _fetch(tiles, token, column, arrived, room, there):
+    """Start bringing a tile to shared memory."""
+    mbarrier.expect(arrived, tiles.block_type.nbytes, there)
+    tma.async_copy_global_to_shared(tiles, [token, column], arrived, room, there)
+
+
+@gluon.jit
+def _softmax(
+    score, peak, mass, start, position, window, scale_log2, MASKED: gl.constexpr, WINDOW: gl.constexpr,
+    KEYS: gl.constexpr,
+):  # fmt: skip
+    """Weights of a tile whose first key is `start`, what the older ones shrink by, and the new maximum and sum."""
+    if MASKED:
+        key = start + gl.arange(0, KEYS, layout=gl.SliceLayout(0, score.type.layout))
+        seen = key[None, :] <= position[:, None]
+        if WINDOW:
+            seen = seen & (key[None, :] > position[:, None] - window)
+        score = gl.where(seen, score, float("-inf"))
+    top = gl.maximum(peak, gl.max(score, 1) * scale_log2)
+    weights = gl.exp2(score * scale_log2 - top[:, None])
+    alpha = gl.exp2(peak - top)
+    return weights, alpha, top, mass * alpha + gl.sum(weights, 1)
+
+
+@gluon.jit
+def _walk(
+    state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin, column,
+    first, position, window, scale_log2, begin, end, tiles, MASKED: gl.constexpr, WINDOW: gl.constexpr,
+    KEYS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Scores of tiles [begin, end), and the products with values of those one before."""
+    total, weights, peak, mass = state
+    for i in range(begin, end):
+        slot, before = i % STAGES, (i - 1) % STAGES
+        score = warpgroup_mma(query, key_room.index(slot).permute((1, 0)), none, use_acc=False, is_async=True)
+        mbarrier.wait(value_arrived.index(before), (i - 1) // STAGES & 1)
+        total = warpgroup_mma(weights, value_room.index(before), total, is_async=True)
+        score = warpgroup_mma_wait(1, deps=[score])
+        fresh, alpha, peak, mass = _softmax(
+            score, peak, mass, first + i * KEYS, position, window, scale_log2, MASKED, WINDOW, KEYS
+        )  # fmt: skip
+        fresh = gl.convert_layout(fresh.to(query.dtype), weights.type.layout)
+        # the wait for the next tile stands here to keep the exponentials before it: a compiler moves none past a branch
+        mbarrier.wait(key_arrived.index((i + 1) % STAGES), (i + 1) // STAGES & 1, i + 1 < tiles)
+        total, _, weights = warpgroup_mma_wait(0, deps=[total, weights, fresh])
+        gl.thread_barrier()  # both tiles are read by all warps: their room is free
+        _fetch(
+            key_tiles, key_begin + (i + STAGES) * KEYS, column, key_arrived.index(slot), key_room.index(slot),
+            i + STAGES < tiles,
+        )  # fmt: skip
+        _fetch(
+            value_tiles, key_begin + (i - 1 + STAGES) * KEYS, column, value_arrived.index(before),
+            value_room.index(before), i - 1 + STAGES < tiles,
+        )  # fmt: skip
+        total = total * gl.convert_layout(alpha, gl.SliceLayout(1, total.type.layout))[:, None]
+    return total, weights, peak, mass
+
+
+@gluon.jit(do_not_specialize=["window", "blocks", "together"])
+def hopper_flash_kernel(
+    q, key_tiles, value_tiles, out, query_start, key_start, scale_log2, window, blocks, together,
+    KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr,
+    WINDOW: gl.constexpr, STAGES: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """As `flash_kernel`."""
+    dtype: gl.constexpr = out.dtype.element_ty
+    wide: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD, HEAD // 8], [num_warps, 1], [1, 0])
+    scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, KEYS, 16])
+    totals: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, HEAD, 16])
+    operand: gl.constexpr = gl.DotOperandLayout(0, totals, 2)
+    shared: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD], dtype)
+
+    number, chunk = gl.program_id(0), gl.program_id(1)
+    begin = gl.load(query_start + chunk)
+    new = gl.load(query_start + chunk + 1) - begin
+    key_begin = gl.load(key_start + chunk)
+    context = gl.load(key_start + chunk + 1) - key_begin
+    first_group = number // (together * blocks) * together
+    side_by_side = gl.minimum(together, KV_HEADS - first_group)
+    number -= first_group * blocks
+    group = first_group + number % side_by_side
+    block = gl.cdiv(new * GROUP, ROWS) - 1 - number // side_by_side
+    if block < 0:
+        return
+    lowest = context - new + block * ROWS // GROUP
+    highest = context - new + gl.minimum(new - 1, (block * ROWS + ROWS - 1) // GROUP)
+    first = 0
+    if WINDOW:
+        first = gl.maximum(lowest - window + 1, 0) // KEYS * KEYS
+    tiles = gl.cdiv(highest + 1 - first, KEYS)
+    whole = gl.maximum((lowest + 1) // KEYS, 1)
+    if WINDOW:
+        whole = 1
+    key_begin += first
+    column = group * HEAD
+
+    key_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], key_tiles.layout)
+    value_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], value_tiles.layout)
+    key_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(key_arrived.index(stage), 1)
+        mbarrier.init(value_arrived.index(stage), 1)
+    fence_async_shared()
+    for stage in gl.static_range(STAGES):
+        at = key_begin + stage * KEYS
+        _fetch(key_tiles, at, column, key_arrived.index(stage), key_room.index(stage), stage < tiles)
+        _fetch(value_tiles, at, column, value_arrived.index(stage), value_room.index(stage), stage < tiles)
+
+    r = block * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, wide))
+    dim = gl.arange(0, HEAD, layout=gl.SliceLayout(0, wide))
+    row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
+    at = row.to(gl.int64)[:, None] * HEAD + dim[None, :]
+    real = (r < new * GROUP)[:, None] & (dim < HEAD)[None, :]
+    query = gl.allocate_shared_memory(dtype, [ROWS, HEAD], shared, gl.load(q + at, mask=real, other=0.0).to(dtype))
+    fence_async_shared()
+    r = block * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, scores))
+    position = context - new + r // GROUP
+
+    mbarrier.wait(key_arrived.index(0), 0)
+    none = gl.zeros([ROWS, KEYS], gl.float32, layout=scores)
+    score = warpgroup_mma(query, key_room.index(0).permute((1, 0)), none, use_acc=False, is_async=True)
+    score = warpgroup_mma_wait(0, deps=[score])
+    peak = gl.full([ROWS], -1.0e30, gl.float32, layout=gl.SliceLayout(1, scores))
+    mass = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, scores))
+    weights, _alpha, peak, mass = _softmax(
+        score, peak, mass, first, position, window, scale_log2, True, WINDOW, KEYS
+    )  # fmt: skip
+    gl.thread_barrier()
+    _fetch(
+        key_tiles, key_begin + STAGES * KEYS, column, key_arrived.index(0), key_room.index(0), STAGES < tiles
+    )  # fmt: skip
+    mbarrier.wait(key_arrived.index(1 % STAGES), 1 // STAGES, tiles > 1)
+    state = (
+        gl.zeros([ROWS, HEAD], gl.float32, layout=totals), gl.convert_layout(weights.to(dtype), operand), peak, mass
+    )  # fmt: skip
+    state = _walk(
+        state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin,
+        column, first, position, window, scale_log2, 1, whole, tiles, False, WINDOW, KEYS, STAGES,
+    )  # fmt: skip
+    total, weights, peak, mass = _walk(
+        state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin,
+        column, first, position, window, scale_log2, whole, tiles, tiles, True, WINDOW, KEYS, STAGES,
+    )  # fmt: skip
+
+    last = value_room.index((tiles - 1) % STAGES)
+    mbarrier.wait(value_arrived.index((tiles - 1) % STAGES), (tiles - 1) // STAGES & 1)
+    if first + tiles * KEYS > context:  # what lies behind is another context's: times zero it may still be NaN
+        token = first + (tiles - 1) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(1, wide))
+        own = last.load(wide)
+        last.store(gl.where((token < context)[:, None], own, gl.zeros_like(own)))
+        fence_async_shared()
+        gl.thread_barrier()
+    total = warpgroup_mma(weights, last, total, is_async=True)
+    total, _ = warpgroup_mma_wait(0, deps=[total, weights])
+    for stage in gl.static_range(STAGES):
+        mbarrier.invalidate(key_arrived.index(stage))
+        mbarrier.invalidate(value_arrived.index(stage))
+    total = total / gl.convert_layout(mass, gl.SliceLayout(1, totals))[:, None]
+    gl.store(out + at, gl.convert_layout(total.to(dtype), wide), mask=real)
