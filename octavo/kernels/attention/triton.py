@@ -70,14 +70,6 @@ def _counters(device: torch.device, stream: int) -> Tensor:
     return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
 
 
-@cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where chunks of prompts are worked on, beside the single rows of their step: those wait for the tensor cores,
-    these for memory. Whatever is allocated there is used there, or after the main stream has waited for it; and it
-    begins nothing that the main stream is not ready for."""
-    return torch.cuda.Stream(device)
-
-
 def _pow2(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
@@ -203,21 +195,17 @@ def attend(
     in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
     finished = in_kernel or not layer.value.changes  # nothing follows that wants more than the model's own type
     out = torch.empty_like(q, dtype=rows.compute if finished and rows.compute is not None else torch.float32)
-    parts, side = _parts(rows), None
-    if rows.max_query > 1 and takes(q, rows, correction):
-        side = _side_stream(q.device)
-        side.wait_stream(torch.cuda.current_stream(q.device))
-        with torch.cuda.stream(side):
+    for part in _parts(rows):
+        if part.max_query > 1 and takes(q, rows, correction):
             space = out[len(q) - rows.chunks.tokens :]
             got = attend_dense(q, rows, layer, softmax_scale, window, space)
+            if part.count == len(rows.context):
+                return got if finished else layer.value.output(got)
             if got is not space:
                 space.copy_(got)
-        parts = parts[:-1] if rows.singles else []
-    for part in parts:
+            continue
         cut = tiling or _tiling(q, rows, part, layer)
         _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
-    if side is not None:
-        torch.cuda.current_stream(q.device).wait_stream(side)
     return out if finished else layer.value.output(out)
 
 

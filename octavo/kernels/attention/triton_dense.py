@@ -23,6 +23,7 @@ __all__ = ["attend_dense", "choose_flash", "takes", "unpack"]
 
 _LEAST_QUERIES = 64
 _TILE = 16
+_GLUON_KNOWN = ["3", "6"]
 
 
 def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
@@ -37,9 +38,13 @@ def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
 
 def choose_flash(device: torch.device, head_dim: int) -> FlashCut | None:
     """Which kernel reads the decoded pages: ours, cut so, or torch's FlashAttention-2 (None). Measured on an H200 with
-    heads of 128 (benchmarks/prefill_attention.py); elsewhere torch's is the one that is known."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
-    return FlashCut(64, 64, 4, 3) if hopper and head_dim in (64, 128) else None
+    heads of 128 (benchmarks/prefill_attention.py); elsewhere torch's is the one that is known. The overlapped kernel is
+    written in Gluon, which Triton calls experimental: it runs on the version that it was tested with."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0) or head_dim != 128:
+        return None
+    if triton.__version__.split(".")[:2] == _GLUON_KNOWN:
+        return FlashCut(64, 64, 4, 2, overlapped=True)
+    return FlashCut(64, 64, 4, 3)
 
 
 def attend_dense(
