@@ -15,6 +15,11 @@ __all__ = ["pytestmark"]
 CHUNKS = [(70, 70), (1, 130), (33, 200), (64, 64), (5, 321), (129, 300)]
 CUT = FlashCut(32, 32, 4, 2)
 DTYPE = torch.bfloat16 if WIDE else torch.float32  # the interpreter multiplies bf16 operands by their raw bits
+HOPPER = WIDE and torch.cuda.get_device_capability()[0] == 9
+OVERLAPPED = [
+    FlashCut(rows, keys, rows // 16, stages, overlapped=True)
+    for rows, keys, stages in ((128, 64, 2), (128, 64, 3), (128, 128, 2), (64, 64, 2))
+]
 WITHIN = 6e-3 if WIDE else 2e-6
 
 
@@ -77,14 +82,31 @@ def test_half_precision():
 @pytest.mark.parametrize("tma", [False, True])
 def test_what_lies_behind_a_context_is_not_read(tma: bool):
     """Another sequence's NaN must not come in, times zero, through the tile that its keys share with ours."""
+    check_nothing_behind(FlashCut(32, 32, 4, 2, tma), 64)
+
+
+def check_nothing_behind(cut: FlashCut, head_dim: int):
     torch.manual_seed(2)
-    chunks = [(40, 40), (40, 40)]
-    q = torch.randn(80, 2, 64, device=DEVICE)
-    keys, values = (torch.randn(80, 2, 64, device=DEVICE).to(DTYPE) for _ in range(2))
+    chunks, scale = [(40, 40), (40, 40)], head_dim**-0.5
+    q = torch.randn(80, 2, head_dim, device=DEVICE)
+    keys, values = (torch.randn(80, 2, head_dim, device=DEVICE).to(DTYPE) for _ in range(2))
     keys[40:], values[40:] = float("nan"), float("nan")
-    out = torch.empty(80, 2, 64, device=DEVICE, dtype=DTYPE)
-    flash(q, keys, values, out, Chunks.of([40, 40], [40, 40], DEVICE), 40, 0.125, None, FlashCut(32, 32, 4, 2, tma))
-    assert relative(out[:40], written_out(q, keys, values, chunks[:1], 0.125, None)) < WITHIN
+    out = torch.empty(80, 2, head_dim, device=DEVICE, dtype=DTYPE)
+    flash(q, keys, values, out, Chunks.of([40, 40], [40, 40], DEVICE), 40, scale, None, cut)
+    assert relative(out[:40], written_out(q, keys, values, chunks[:1], scale, None)) < WITHIN
+
+
+@pytest.mark.skipif(not HOPPER, reason="scheduled for Hopper GPUs, and not interpreted")
+@pytest.mark.parametrize("cut", OVERLAPPED, ids=str)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_overlapped(head_dim: int, cut: FlashCut):
+    if head_dim == 256 and cut.rows * cut.keys > 128 * 64:
+        pytest.skip("more than registers hold")
+    chunks = [*CHUNKS, (700, 700), (300, 1111)]
+    for window in (None, 1, 50, 500):
+        check_flash(chunks, 2, 1, head_dim, window, cut, torch.bfloat16)
+    check_flash(chunks, 2, 3, head_dim, None, cut, torch.float16)
+    check_nothing_behind(cut, head_dim)
 
 
 @pytest.mark.skipif(not WIDE, reason="nothing is compiled")
