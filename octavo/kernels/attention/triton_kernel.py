@@ -211,10 +211,13 @@ def hadamard_rows(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 # none of these may compile a kernel anew: they change with the batch and with the length of a context
-@triton.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
+_VARY = ["table_stride", "total_rows", "window", "first_sequence", "even_splits", "uneven_splits"]
+
+
+@triton.jit(do_not_specialize=_VARY)
 def attend_kernel(
-    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride,
-    total_rows, window, first_sequence,
+    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, uneven, scale_log2,
+    table_stride, total_rows, window, first_sequence, even_splits, uneven_splits,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
@@ -227,7 +230,8 @@ def attend_kernel(
     """q fp32 `[T, KV_HEADS * GROUP, HEAD]`, out alike, of any type; grid (splits at most, KV_HEADS * row blocks,
     sequences from `first_sequence` on).
 
-    A context of few pages has fewer splits than the grid: the programs that are left over end at once."""
+    A context has `even_splits`, or `uneven_splits` where `uneven` (int32 `[1]`) is not zero, but no more than it has
+    pages: programs that are left over end at once."""
     blocks = tl.num_programs(1) // KV_HEADS
     split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2) + first_sequence
     first_row = tl.program_id(1) % blocks * ROWS
@@ -249,12 +253,19 @@ def attend_kernel(
     count = tl.cdiv(end, PAGE) - start_page
     page_from, page_to, splits = start_page, start_page + count, 1
     if SPLIT:  # shares differ by a page at most
-        splits = tl.minimum(count, tl.num_programs(0))
+        splits = tl.minimum(count, tl.where(tl.load(uneven) == 0, even_splits, uneven_splits))
         if split >= splits:
             return
         page_from = start_page + split * count // splits
         page_to = start_page + (split + 1) * count // splits
-    whole_to = page_from if WINDOW else tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
+    # [page_from, whole_from)  some rows no longer see the beginning     [whole_from, whole_to)  all rows see all of it
+    # [whole_to, page_to)      the end of the context, or later than some rows
+    whole_to = tl.maximum(page_from, tl.minimum(page_to, (lowest + 1) // PAGE))
+    whole_from = page_from
+    if WINDOW:
+        whole_from = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(end - window, 0), PAGE), page_from), whole_to)
+    before = whole_from - page_from
+    edges = before + page_to - whole_to
 
     query = _load_query(q, first_row, rows, begin, group, KEY_DIMS, KV_HEADS, GROUP, HEAD, WIDTH, ROWS)
     shift = tl.sum(query, 1) * scale_log2
@@ -268,9 +279,10 @@ def attend_kernel(
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     mass, offset = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     pages += group * HEAD_BYTES
-    page = tl.load(table + tl.minimum(page_from, page_to - 1))
-    later = tl.load(table + tl.minimum(page_from + 1, page_to - 1))
-    for index in tl.range(page_from, whole_to, num_stages=STAGES):
+    page = tl.load(table + tl.minimum(whole_from, page_to - 1))
+    later = tl.load(table + tl.minimum(whole_from + 1, page_to - 1))
+    edge = tl.load(table + tl.minimum(tl.where(before > 0, page_from, whole_to), page_to - 1))
+    for index in tl.range(whole_from, whole_to, num_stages=STAGES):
         if STAGES == 1:
             # page ids are read two pages ahead, and a page is on its way to L2 while the one before it is worked on
             upcoming = tl.load(table + tl.minimum(index + 2, page_to - 1))
@@ -287,8 +299,11 @@ def attend_kernel(
                 VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
         page, later = later, upcoming
-    for index in tl.range(whole_to, page_to, num_stages=1):
-        head = pages + tl.load(table + index).to(tl.int64) * PAGE_BYTES
+    for number in tl.range(0, edges, num_stages=1):
+        index = tl.where(number < before, page_from, whole_to - before) + number
+        upcoming = tl.where(number + 1 < before, page_from, whole_to - before) + number + 1
+        head = pages + edge.to(tl.int64) * PAGE_BYTES
+        edge = tl.load(table + tl.minimum(upcoming, page_to - 1))
         for part in tl.static_range(PAGE // TILE):
             total, peak, mass, offset = _tile_step(
                 (total, peak, mass, offset), operand, factor, shift, correction, head, index * PAGE, part * TILE,
