@@ -61,9 +61,8 @@ def build_batch(plan: StepPlan, page_tokens: int, device: str, sampled: Sampled 
     laid = (_laid(counts[singles:]), _laid((computed + counts)[singles:]))
     known, late = _tokens(planned, sampled)
     wanted, readers = _wanted(planned, starts.tolist())
-    uneven = _uneven((computed + counts)[:singles])
-    tokens, query_start, context, block_tables, on_device, stored, asked, differ, targets, sources, *chunks = to_device(
-        (known, starts, computed + counts, tables, positions, slots, wanted, uneven, *late, *laid), device
+    tokens, query_start, context, block_tables, on_device, stored, asked, targets, sources, *chunks = to_device(
+        (known, starts, computed + counts, tables, positions, slots, wanted, *late, *laid), device
     )
     if sampled is not None and len(targets):
         tokens.index_copy_(0, targets, sampled.ids.index_select(0, sources))
@@ -77,7 +76,6 @@ def build_batch(plan: StepPlan, page_tokens: int, device: str, sampled: Sampled 
         max_context=int((computed + counts).max()),
         singles=singles,
         chunks=Chunks(chunks[0], chunks[1], int(laid[0][-1]), int(laid[1][-1])) if singles < len(counts) else None,
-        uneven=differ,
     )
     return Batch(tokens, rows, asked, readers)
 
@@ -87,11 +85,6 @@ def _ordered(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     singles = [row for row in rows if row.count == 1]
     singles.sort(key=lambda row: -row.request.computed)
     return (*singles, *(row for row in rows if row.count != 1))
-
-
-def _uneven(contexts: np.ndarray) -> np.ndarray:
-    """`Rows.uneven` of the single rows' contexts."""
-    return np.array([len(contexts) > 0 and contexts.max() > 1.25 * contexts.mean()], dtype=np.int32)
 
 
 def _laid(counts: np.ndarray) -> np.ndarray:

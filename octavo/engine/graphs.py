@@ -43,14 +43,13 @@ class DecodeBuffers:
         self.context = torch.ones(most, dtype=torch.int32, device=device)
         self.tables = torch.zeros(most, -(-longest // page_tokens), dtype=torch.int32, device=device)
         self.starts = torch.arange(most + 1, dtype=torch.int32, device=device)
-        self.uneven = torch.zeros(1, dtype=torch.int32, device=device)
         self.wanted = torch.arange(most, device=device)
 
     def batch(self, size: int) -> Batch:
         """The first `size` rows as a batch: views, so it is as `fill` last left them."""
         rows = Rows(
             self.starts[: size + 1], self.context[:size], self.tables[:size], self.positions[:size], self.slots[:size],
-            max_query=1, max_context=self.longest, uneven=self.uneven,
+            max_query=1, max_context=self.longest,
         )  # fmt: skip
         return Batch(self.tokens[:size], rows, self.wanted[:size], ())
 
@@ -62,8 +61,6 @@ class DecodeBuffers:
         self.positions[:count].copy_(rows.positions)
         self.slots[:count].copy_(rows.slots)
         self.context[:count].copy_(rows.context)
-        if rows.uneven is not None:
-            self.uneven.copy_(rows.uneven)
         self.tables[:count, : rows.block_tables.shape[1]].copy_(rows.block_tables)
         if count < size:
             self.slots[count:size].fill_(-1)

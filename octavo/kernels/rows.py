@@ -51,9 +51,6 @@ class Rows:
     """the rows after them; None: not known, or there are none"""
     compute: torch.dtype | None = None
     """what the model computes in, if kernels may round to it, and return attention in it"""
-    uneven: Tensor | None = None
-    """int32 `[1]`: not zero where the contexts of the single rows differ much in length (the longest is more than 1.25
-    times the mean); None: not known"""
     invariant: bool = False
     """kernels cut their work alike for every batch, so that what a token gets does not depend on its company"""
 

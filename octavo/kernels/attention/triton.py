@@ -22,8 +22,6 @@ __all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
 _LOG2_E = 1.4426950408889634
 _COUNTERS = 1 << 20
 _INVARIANT_ROWS = 16
-_MANY_WAVES = 4
-_USUAL_PAGES, _FEW_SPLITS = 32, 3
 _SMALL_BYTES = 10 << 10  # of a page's KV head
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -31,8 +29,7 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 @dataclass(frozen=True)
 class Tiling:
     """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages,
-    whether pages are prefetched to L2, and how many programs share a context where contexts differ much in length (as
-    many as else, unless it is said)."""
+    and whether pages are prefetched to L2."""
 
     rows: int
     tile: int
@@ -40,7 +37,6 @@ class Tiling:
     warps: int
     stages: int
     prefetch: bool = False
-    uneven_splits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +68,6 @@ def _counters(device: torch.device, stream: int) -> Tensor:
     return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
 
 
-@cache
-def _even(device: torch.device) -> Tensor:
-    return torch.zeros(1, dtype=torch.int32, device=device)
-
-
 def _pow2(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
@@ -94,42 +85,40 @@ def choose_tiling(
     programs = sequences * kv_heads * -(-query_rows // rows)
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
     small = head_bytes <= _SMALL_BYTES
-    slots = resident * chip.processors
-    splits = _choose_splits(programs, pages, slots, small)
-    uneven = 1 if programs >= slots else min(3, pages) if 2 * programs >= slots else splits
+    splits = _choose_splits(programs, pages, resident * chip.processors, small)
     if one_warp:
         # int4's few bytes leave memory idle between a program's loads
-        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, chip.has_bulk_copy and small, uneven)
-    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2, uneven_splits=uneven)
+        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch=chip.has_bulk_copy and small)
+    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
 
 
 @lru_cache(4096)  # every layer of a step asks the same
 def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
-    """Fewest page times: a full wave of programs costs its pages; the last one too, but for what a chip that is not
-    full does faster (alone down to 0.6, after others to 0.8: below that latency rules); each wave costs something for
-    its start and end, which weighs more where pages are `small`. Fitted to benchmarks/splits.py on an H200.
+    """How many programs share a context; `slots` is how many programs the chip holds. Measured on an H200 over contexts
+    of one length and of many (docs/kernels.md).
+
+    With a full chip none should: every split has a start, an end and a share of the merging, and since the longest
+    contexts are started first the short ones fill what they leave. With half a chip three keep a few long contexts from
+    running alone. Below, fewest page times: a wave of programs costs its pages, but for what a chip that is not full
+    does faster (down to 0.6, after a full wave to 0.8: then latency rules), and something for its start and end, which
+    weighs more where pages are `small`.
     """
-    if programs >= _MANY_WAVES * slots:  # contexts differ: the chip stays full till the last ones, whatever their waves
+    if programs >= slots:
         return 1
-    if 2 * programs >= slots:  # `pages` is what there may be; contexts are seldom so long, and splits cost them more
-        pages = min(pages, _USUAL_PAGES)
-    most = _FEW_SPLITS if programs >= slots else 64  # of those that uneven contexts leave idle each costs a launch
+    if 2 * programs >= slots:
+        return max(1, min(3, pages))
 
     def page_times(splits: int) -> float:
         full, rest = divmod(programs * splits, slots)
         waves = full + (max(rest / slots, 0.8 if full else 0.6) if rest else 0)
         return waves * -(-pages // splits) + (1.0 if small else 0.3) * (full + (rest > 0))
 
-    return min(range(1, max(1, min(pages, most)) + 1), key=page_times)
+    return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)
 
 
 def _compute(name: str) -> tl.dtype:
     # the interpreter multiplies bf16 operands by their raw bits
     return getattr(tl, "float32" if _INTERPRETED and name == "bfloat16" else name)
-
-
-def _grid_splits(tiling: Tiling) -> int:
-    return max(tiling.splits, tiling.uneven_splits or 1)
 
 
 def _offsets(slots) -> tuple[int, int, int]:
@@ -171,7 +160,7 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) ->
         "ROWS": tiling.rows,
         "TILE": tiling.tile,
         "PAGE": layout.page_tokens,
-        "SPLIT": _grid_splits(tiling) > 1,
+        "SPLIT": tiling.splits > 1,
         "PLAIN": _INTERPRETED,
         "STAGES": tiling.stages,
         "PREFETCH": tiling.prefetch and not _INTERPRETED,
@@ -229,7 +218,7 @@ def _attend_part(
 ) -> None:  # fmt: skip
     layout = layer.layout
     tokens, heads, head_dim = q.shape
-    blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), _grid_splits(tiling)
+    blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
     row_blocks = part.count * layout.kv_heads * blocks
     assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
     if part.max_query == 1 and part.first == 0:
@@ -241,9 +230,8 @@ def _attend_part(
     launch(
         attend_kernel, (splits, layout.kv_heads * blocks, part.count), q,
         *_correction(correction, q), out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context,
-        rows.block_tables, layer.pages, _even(q.device) if rows.uneven is None else rows.uneven,
-        softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0, part.first, tiling.splits,
-        tiling.uneven_splits or tiling.splits, WINDOW=window is not None,
+        rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
+        window or 0, part.first, WINDOW=window is not None,
         PAIRS=0 if correction is None else correction.rope.cos.shape[1],
         **_constants(layer, q, tiling, in_kernel),
     )  # fmt: skip

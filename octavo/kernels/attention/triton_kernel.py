@@ -211,13 +211,10 @@ def hadamard_rows(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 # none of these may compile a kernel anew: they change with the batch and with the length of a context
-_VARY = ["table_stride", "total_rows", "window", "first_sequence", "even_splits", "uneven_splits"]
-
-
-@triton.jit(do_not_specialize=_VARY)
+@triton.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
 def attend_kernel(
-    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, uneven, scale_log2,
-    table_stride, total_rows, window, first_sequence, even_splits, uneven_splits,
+    q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2,
+    table_stride, total_rows, window, first_sequence,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,
@@ -230,8 +227,7 @@ def attend_kernel(
     """q fp32 `[T, KV_HEADS * GROUP, HEAD]`, out alike, of any type; grid (splits at most, KV_HEADS * row blocks,
     sequences from `first_sequence` on).
 
-    A context has `even_splits`, or `uneven_splits` where `uneven` (int32 `[1]`) is not zero, but no more than it has
-    pages: programs that are left over end at once."""
+    A context of fewer pages than the grid has splits has one for each page: the programs left over end at once."""
     blocks = tl.num_programs(1) // KV_HEADS
     split, group, sequence = tl.program_id(0), tl.program_id(1) // blocks, tl.program_id(2) + first_sequence
     first_row = tl.program_id(1) % blocks * ROWS
@@ -253,7 +249,7 @@ def attend_kernel(
     count = tl.cdiv(end, PAGE) - start_page
     page_from, page_to, splits = start_page, start_page + count, 1
     if SPLIT:  # shares differ by a page at most
-        splits = tl.minimum(count, tl.where(tl.load(uneven) == 0, even_splits, uneven_splits))
+        splits = tl.minimum(count, tl.num_programs(0))
         if split >= splits:
             return
         page_from = start_page + split * count // splits

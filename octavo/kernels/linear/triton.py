@@ -35,10 +35,13 @@ class Tiling:
 
 
 def choose_tiling(rows: int, features: int) -> Tiling:
-    """For x of `rows` rows (one of FEW_ROWS) and a weight of `features`. Measured on an H200 (benchmarks/linear.py)."""
-    if features <= 8192:  # about a program a multiprocessor: each needs much under way
+    """For x of `rows` rows (one of FEW_ROWS) and a weight of `features`. Measured on an H200
+    in whole decode steps of a 7B, and on an H100 product by product (benchmarks/linear.py)."""
+    if features <= 4096:  # about a program a multiprocessor: each needs much under way
         return {16: Tiling(16, 512, 1, 1, 4), 32: Tiling(64, 128, 2, 4, 6), 64: Tiling(32, 128, 1, 4, 6)}[rows]
-    return {16: Tiling(16, 512, 1, 1, 3), 32: Tiling(64, 128, 1, 4, 4), 64: Tiling(128, 128, 1, 4, 4)}[rows]
+    if features <= 8192:
+        return {16: Tiling(16, 512, 1, 1, 3), 32: Tiling(16, 256, 1, 1, 4), 64: Tiling(32, 128, 1, 4, 6)}[rows]
+    return {16: Tiling(16, 512, 1, 1, 3), 32: Tiling(64, 128, 1, 4, 3), 64: Tiling(128, 128, 1, 4, 4)}[rows]
 
 
 # the number of rows changes with every step
