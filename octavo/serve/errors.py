@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from octavo.base.errors import OctavoError
 from octavo.serve.inbox import EngineGone
+from octavo.serve.words import TooManyTokens
 
 __all__ = ["ApiError", "api_error_of", "api_error_of_bug", "error_body", "install"]
 
@@ -53,6 +54,8 @@ def api_error_of(error: OctavoError) -> ApiError:
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     if isinstance(error, EngineGone):
         return ApiError(503, message, "engine_unavailable", retry_after=2)
+    if isinstance(error, TooManyTokens):
+        return ApiError(400, message, "context_length_exceeded", "prompt")
     return ApiError(400, message[: 4 * _SHOWN])
 
 
