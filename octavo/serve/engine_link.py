@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from octavo.base.errors import OctavoError, UsageError
 from octavo.serve.inbox import EngineGone, Inbox, Refusal
@@ -36,12 +38,19 @@ from octavo.serve.wire import (
     frame_length,
 )
 
-__all__ = ["EngineLink"]
+__all__ = ["EngineLink", "Share"]
 
 log = logging.getLogger("octavo")
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 2.0
+
+
+class Share(NamedTuple):
+    """What one client's request may have with the engine at once: answers, and tokens of prompts yet to be read."""
+
+    answers: int
+    prompt_tokens: int
 
 
 class EngineLink:
@@ -54,6 +63,8 @@ class EngineLink:
         self.last_stats: Stats | None = None
         self.failure: OctavoError | None = None
         self.restarts = 0
+        self.kept_back = 0
+        """answers that wait in the front; whoever keeps them there counts them"""
         self.on_stats: Callable[[Stats], None] = lambda stats: None
         self.on_ready: Callable[[dict[str, Any]], None] = lambda facts: None
         self.on_death: Callable[[], None] = lambda: None
@@ -70,7 +81,16 @@ class EngineLink:
 
     @property
     def open_requests(self) -> int:
-        return len(self._homes)
+        return len(self._homes) + self.kept_back
+
+    @property
+    def share(self) -> "Share":
+        """An eighth of the engine's places is left to others, and two steps are enough to keep it busy."""
+        if self.facts is None:
+            return Share(1, 1)
+        limits = self.facts["limits"]
+        places = limits["max_num_seqs"]
+        return Share(max(1, places - max(1, places // 8)), 2 * limits["max_num_batched_tokens"])
 
     @property
     def silent_seconds(self) -> float:
@@ -247,8 +267,11 @@ class EngineLink:
             if event.finish is not None:
                 del homes[event.id]
             home[0].put(home[1], event)
-        self.last_stats = message.stats
-        self.on_stats(message.stats)
+        stats = message.stats
+        if self.kept_back:
+            stats = msgspec.structs.replace(stats, waiting=stats.waiting + self.kept_back)
+        self.last_stats = stats
+        self.on_stats(stats)
 
     async def _watch(self) -> None:
         """An engine that was asked and says nothing for too long is ended, and so restarted. One at rest is

@@ -102,6 +102,56 @@ def test_a_full_queue_says_so_at_once():
         assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize("body", [{"prompt": ["a"] * 30}, {"prompt": "a", "n": 30}, {"prompt": ["a", "b"], "n": 15}])
+def test_a_request_for_many_answers_leaves_places_to_others(body: dict):
+    import threading
+
+    app, _, link = fake_app(holds=True)
+    most = 0
+
+    def answer_all() -> None:  # in the event loop, as long as something is open
+        nonlocal most
+        most = max(most, len(link._homes))
+        for request_id in list(link._homes):
+            link._answer(request_id, {}, [1])
+
+    with TestClient(app) as client:
+        got: list = []
+        many = threading.Thread(target=lambda: got.append(client.post(TEXT, json=body)), daemon=True)
+        many.start()
+        while not link.open_requests or (len(body["prompt"]) == 30 and link.taken < 7):
+            time.sleep(0.01)
+        assert link.open_requests == 30 and link.taken <= 7, "one place of eight is left"
+        before = link.taken
+        beside = threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a"}), daemon=True)
+        beside.start()
+        while link.taken == before:
+            time.sleep(0.01)
+        while many.is_alive() or beside.is_alive():
+            client.portal.call(answer_all)
+        assert link.taken == 31 and link.open_requests == 0 and most <= 8
+        choices = got[0].json()["choices"]
+        assert [one["index"] for one in choices] == list(range(30))
+        assert all(one["text"] == " a b c" for one in choices)
+
+
+def test_a_request_for_many_long_prompts_lets_others_be_read_soon():
+    import threading
+
+    app, _, link = fake_app(holds=True)  # a step reads 1024 tokens
+    with TestClient(app) as client:
+        body = {"prompt": [[1] * 500] * 20}
+        many = threading.Thread(target=lambda: client.post(TEXT, json=body), daemon=True)
+        many.start()
+        while link.taken < 4:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert link.taken == 4 and link.open_requests == 20, "two steps' worth"
+        client.portal.call(link.fail_all, "enough")
+        many.join(5)
+        assert link.open_requests == 0
+
+
 def test_while_there_is_no_engine():
     app, desk, link = fake_app()
     with TestClient(app) as client:
