@@ -90,7 +90,7 @@ class _Voice:
 
     def __init__(self, head: dict[str, Any], body: ChatRequest, words: Words, use: ToolUse):
         self.head, self.body, self.words, self.use = head, body, words, use
-        self.shown = {"usage": None} if body.include_usage else {}
+        self.shown: dict[str, Any] = {"usage": None} if body.include_usage else {}
         self._calls = [use.stream() for _ in range(body.n or 1)]
 
     def choice(self, number: int, answer: Answer) -> dict[str, Any]:
@@ -145,6 +145,8 @@ async def _stream(voice: _Voice, exchange: Exchange, begun: tuple[Any, Any]) -> 
         for number in range(len(exchange.answers)):
             yield voice.role(number)
         while batch is not None:
+            if voice.body.usage_so_far:
+                voice.shown = {"usage": exchange.usage}
             for number, event in batch:
                 for chunk in voice.parts(number, event):
                     yield chunk

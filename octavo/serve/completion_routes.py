@@ -84,7 +84,7 @@ async def _stream(
             for choice, event in batch:
                 chunk = {**head, "choices": [voice.part(choice, event)]}
                 if body.include_usage:
-                    chunk["usage"] = None
+                    chunk["usage"] = voice.usage(exchange) if body.usage_so_far else None
                 yield data(chunk)
             batch = await anext(events, None)
         if body.include_usage:

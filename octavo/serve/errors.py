@@ -78,8 +78,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
-    async def of_fields(_: Request, error: RequestValidationError | ValidationError) -> Response:
+    async def of_fields(request: Request, error: RequestValidationError | ValidationError) -> Response:
         first = error.errors()[0]
+        kind = request.headers.get("content-type", "")
+        if first.get("loc") == ("body",) and "json" not in kind.lower():  # it was not even read as JSON
+            given = f"is `{kind[:100]}`" if kind else "is missing"
+            return ApiError(415, f"the header Content-Type {given}; send application/json").response()
         where = [str(part) for part in first.get("loc", ()) if part != "body"]
         param = where[0] if where else None
         message = str(first.get("msg", "invalid")).removeprefix("Value error, ")
@@ -89,8 +93,11 @@ def install(app: FastAPI) -> None:
         ).response()
 
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
-        made = ApiError(error.status_code, str(error.detail), _CODES.get(error.status_code))
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"{message}: {request.method} {request.url.path[:_SHOWN]} (GET /openapi.json lists the routes)"
+        made = ApiError(error.status_code, message, _CODES.get(error.status_code))
         made.headers.update(error.headers or {})
         return made.response()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import time
 
 import pytest
@@ -197,3 +198,43 @@ def test_hostile_templates_end_with_an_error(name: str, monkeypatch: pytest.Monk
         return taken
 
     assert asyncio.run(render()) < 4
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_a_body_that_is_not_said_to_be_json(kind: str | None):
+    headers = {} if kind is None else {"Content-Type": kind}
+    with TestClient(fake_app()[0]) as client:
+        reply = client.post(TEXT, content=b'{"prompt": "a"}', headers=headers)
+        assert reply.status_code == 415 and "application/json" in reply.json()["error"]["message"]
+        reply = client.post(TEXT, content=b"[]", headers={"Content-Type": "application/json"})
+        assert reply.status_code == 400
+        reply = client.post(
+            TEXT, content=b"x", headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        )
+        assert reply.status_code == 415 and "gzip" in reply.json()["error"]["message"]
+
+
+def test_head_is_answered_as_get_and_an_unknown_route_is_named():
+    with TestClient(fake_app()[0]) as client:
+        for path in ("/health", "/v1/models", "/", "/metrics"):
+            assert client.head(path).status_code == 200, path
+        assert client.head(TEXT).status_code == 405 and client.head("/nowhere").status_code == 404
+        reply = client.post("/v1/responses", json={"input": "a"})
+        assert reply.status_code == 404 and "POST /v1/responses" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(TEXT, {"prompt": "a"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})],
+)
+@pytest.mark.parametrize("always", [False, True])
+def test_usage_in_every_event_of_a_stream(path: str, body: dict, always: bool):
+    options = {"include_usage": True, "continuous_usage_stats": always}
+    with TestClient(fake_app()[0]) as client:
+        text = client.post(path, json={**body, "stream": True, "stream_options": options}).text
+    told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert told[-1]["choices"] == [] and told[-1]["usage"]["completion_tokens"] == 3
+    assert all(
+        (one["usage"] is not None) == always for one in told if one["choices"] and "delta" not in one["choices"][0]
+    )
+    assert (told[-2]["usage"] is not None) == always
