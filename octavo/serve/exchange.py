@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.base.errors import OctavoError
 from octavo.serve.engine_link import EngineLink
 from octavo.serve.errors import ApiError
 from octavo.serve.inbox import Inbox
@@ -74,6 +75,7 @@ class Exchange:
         """Batches of (choice, event) until all are finished. Leaving early aborts the rest. Raises EngineGone and
         Refusal."""
         ready = deque(range(0, len(self.answers), self.n))
+        reason = "abort"  # of what does not come to its end, unless an error is why
         try:
             self._keep_back(len(self.answers))
             while ready or self._open:
@@ -89,7 +91,11 @@ class Exchange:
                     if event.finish is not None:
                         self._open.pop(choice, None)
                 yield batch
+        except OctavoError:
+            reason = "error"
+            raise
         finally:
+            self.metrics.given_up(reason, sum(answer.finish is None for answer in self.answers))
             self._keep_back(-self._kept_back)
             for request_id in self._open.values():
                 self.link.abort(request_id)

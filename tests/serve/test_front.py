@@ -10,6 +10,7 @@ from fake_engine import fake_app
 from starlette.testclient import TestClient
 
 from octavo.base.errors import BadValue, RequestError
+from octavo.serve.exchange import Exchange
 from octavo.serve.words import Words, open_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -238,3 +239,28 @@ def test_usage_in_every_event_of_a_stream(path: str, body: dict, always: bool):
         (one["usage"] is not None) == always for one in told if one["choices"] and "delta" not in one["choices"][0]
     )
     assert (told[-2]["usage"] is not None) == always
+
+
+def test_answers_that_do_not_end_are_counted():
+    import threading
+
+    app, desk, link = fake_app(holds=True)
+    with TestClient(app) as client:
+        sent = threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a", "n": 3}), daemon=True)
+        sent.start()
+        while not link.taken:
+            time.sleep(0.01)
+        client.portal.call(link.fail_all, "the engine has died")
+        sent.join(5)
+        assert desk.metrics.finishes == {"stop": 0, "length": 0, "abort": 0, "error": 3}
+
+        async def left() -> None:
+            exchange = Exchange(link, [[1], [2]], {}, 1, "", desk.metrics)
+            asking = asyncio.ensure_future(exchange.finish())
+            while link.taken < 3:
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        client.portal.call(left)
+        assert desk.metrics.finishes["abort"] == 2 and link.open_requests == 0
