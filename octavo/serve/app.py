@@ -35,8 +35,8 @@ _ERROR = {
         }
     },
 }
-_STATUSES = {400: "Wrong input", 401: "No valid key", 404: "No such model", 413: "Too long", 429: "Queue full",
-             503: "Not ready"}  # fmt: skip
+_STATUSES = {400: "Wrong input", 401: "No valid key", 404: "No such model", 413: "Too long", 415: "Not JSON",
+             429: "Queue full", 503: "Not ready"}  # fmt: skip
 
 
 def make_desk(options: ServeOptions) -> Desk:

@@ -33,7 +33,7 @@ def router(desk: Desk) -> APIRouter:
         name = desk.check_model(body.model)
         _ = desk.facts  # 503 before any work
         use = _tool_use(desk, body)
-        prompt = await chat_tokens(desk.words, body, use)
+        prompt = await chat_tokens(desk.words, body, use, desk.longest)
         params = _params(body, use)
         await desk.check_all([prompt], params)
         exchange = desk.exchange([prompt], params, body, http)
@@ -60,8 +60,8 @@ def _tool_use(desk: Desk, body: ChatRequest) -> ToolUse:
     return ToolUse.of(body, messages, desk.words.chat_template, desk.options.tool_call_parser)
 
 
-async def chat_tokens(words: Words, body: ChatRequest, use: ToolUse) -> list[int]:
-    """The conversation through the chat template. Raises RequestError."""
+async def chat_tokens(words: Words, body: ChatRequest, use: ToolUse, most: int) -> list[int]:
+    """The conversation through the chat template. Raises RequestError, TooManyTokens beyond about `most` of them."""
     prompts = bool(body.add_generation_prompt) and not body.continue_final_message
     variables = {**(body.chat_template_kwargs or {}), **use.variables, "add_generation_prompt": prompts}
     text = await words.render(use.messages, variables)
@@ -71,7 +71,7 @@ async def chat_tokens(words: Words, body: ChatRequest, use: ToolUse) -> list[int
         if end < 0:
             raise RequestError("the chat template does not show the last message, so it cannot be continued")
         text = text[: end + len(last)]
-    return await words.encode(text, add_special_tokens=False)
+    return await words.encode(text, most, add_special_tokens=False)
 
 
 def _params(body: ChatRequest, use: ToolUse) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class _Voice:
 
     def __init__(self, head: dict[str, Any], body: ChatRequest, words: Words, use: ToolUse):
         self.head, self.body, self.words, self.use = head, body, words, use
-        self.shown = {"usage": None} if body.include_usage else {}
+        self.shown: dict[str, Any] = {"usage": None} if body.include_usage else {}
         self._calls = [use.stream() for _ in range(body.n or 1)]
 
     def choice(self, number: int, answer: Answer) -> dict[str, Any]:
@@ -145,6 +145,8 @@ async def _stream(voice: _Voice, exchange: Exchange, begun: tuple[Any, Any]) -> 
         for number in range(len(exchange.answers)):
             yield voice.role(number)
         while batch is not None:
+            if voice.body.usage_so_far:
+                voice.shown = {"usage": exchange.usage}
             for number, event in batch:
                 for chunk in voice.parts(number, event):
                     yield chunk

@@ -28,11 +28,7 @@ def router(desk: Desk) -> APIRouter:
     @routes.post("/v1/completions", summary="Continue a text.")
     async def completions(body: CompletionRequest, http: Request) -> Response:
         name = desk.check_model(body.model)
-        prompts = [
-            list(prompt) if not isinstance(prompt, str)
-            else await desk.words.encode(prompt, body.add_special_tokens is not False)
-            for prompt in body.prompts
-        ]  # fmt: skip
+        prompts = await _prompts(desk, body)
         params = _params(body)
         await desk.check_all(prompts, params, room=0 if body.max_tokens == 0 else 1)
         exchange = desk.exchange(prompts, params, body, http)
@@ -52,6 +48,15 @@ def router(desk: Desk) -> APIRouter:
         return Response(msgspec.json.encode(reply), 200, headers, "application/json")
 
     return routes
+
+
+async def _prompts(desk: Desk, body: CompletionRequest) -> list[list[int]]:
+    """The ids of each prompt: all are text, or none is."""
+    given = body.prompts
+    texts = [prompt for prompt in given if isinstance(prompt, str)]
+    if not texts:
+        return [list(prompt) for prompt in given]  # type: ignore[arg-type]
+    return await desk.words.encode_all(texts, desk.longest, body.add_special_tokens is not False)
 
 
 def _params(body: CompletionRequest) -> dict[str, Any]:
@@ -79,7 +84,7 @@ async def _stream(
             for choice, event in batch:
                 chunk = {**head, "choices": [voice.part(choice, event)]}
                 if body.include_usage:
-                    chunk["usage"] = None
+                    chunk["usage"] = voice.usage(exchange) if body.usage_so_far else None
                 yield data(chunk)
             batch = await anext(events, None)
         if body.include_usage:

@@ -46,6 +46,11 @@ class Desk:
         return self.link.facts
 
     @property
+    def longest(self) -> int:
+        """Tokens that a request may have, new ones included. Raises ApiError 503."""
+        return min(self.facts["model"]["max_model_len"], self.facts["limits"]["capacity_tokens"])
+
+    @property
     def room(self) -> int:
         """Requests that may be open: those that run and those that wait."""
         facts = self.link.facts
@@ -62,8 +67,7 @@ class Desk:
 
     def check_tokens(self, tokens: Sequence[int], param: str = "prompt", room: int = 1) -> None:
         """What the engine would refuse is refused here, before anything is sent."""
-        limits = self.facts["limits"]
-        longest = min(self.facts["model"]["max_model_len"], limits["capacity_tokens"])
+        limits, longest = self.facts["limits"], self.longest
         if not tokens:
             raise ApiError(400, f"{param}: it has no tokens; give at least one", "invalid_value", param)
         if len(tokens) + room > longest:

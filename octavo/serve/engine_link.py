@@ -8,13 +8,14 @@ any --close()--> stopping
 import asyncio
 import contextlib
 import logging
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from octavo.base.errors import OctavoError, UsageError
 from octavo.serve.inbox import EngineGone, Inbox, Refusal
@@ -36,12 +37,19 @@ from octavo.serve.wire import (
     frame_length,
 )
 
-__all__ = ["EngineLink"]
+__all__ = ["EngineLink", "Share"]
 
 log = logging.getLogger("octavo")
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 2.0
+
+
+class Share(NamedTuple):
+    """What one client's request may have with the engine at once: answers, and tokens of prompts yet to be read."""
+
+    answers: int
+    prompt_tokens: int
 
 
 class EngineLink:
@@ -54,6 +62,8 @@ class EngineLink:
         self.last_stats: Stats | None = None
         self.failure: OctavoError | None = None
         self.restarts = 0
+        self.kept_back = 0
+        """answers that wait in the front; whoever keeps them there counts them"""
         self.on_stats: Callable[[Stats], None] = lambda stats: None
         self.on_ready: Callable[[dict[str, Any]], None] = lambda facts: None
         self.on_death: Callable[[], None] = lambda: None
@@ -63,14 +73,22 @@ class EngineLink:
         self._process: asyncio.subprocess.Process | None = None
         self._owed: float | None = None  # since then the engine owes a word
         self._looks: list[asyncio.Future[Picture | None]] = []
-        self._folder: Path | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._watchdog: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
 
     @property
     def open_requests(self) -> int:
-        return len(self._homes)
+        return len(self._homes) + self.kept_back
+
+    @property
+    def share(self) -> "Share":
+        """An eighth of the engine's places is left to others, and two steps are enough to keep it busy."""
+        if self.facts is None:
+            return Share(1, 1)
+        limits = self.facts["limits"]
+        places = limits["max_num_seqs"]
+        return Share(max(1, places - max(1, places // 8)), 2 * limits["max_num_batched_tokens"])
 
     @property
     def silent_seconds(self) -> float:
@@ -89,7 +107,6 @@ class EngineLink:
 
     def start(self) -> None:
         """Start the engine process; returns at once."""
-        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700
         self._supervisor = asyncio.create_task(self._supervise())
         self._watchdog = asyncio.create_task(self._watch())
 
@@ -147,20 +164,21 @@ class EngineLink:
                     await task
         self.fail_all("the server is shutting down")
         await self._end_process()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _supervise(self) -> None:
         pause = 0.5
         while True:
             begin = time.monotonic()
-            await self._live_once()
+            try:
+                await self._live_once()
+            except Exception as error:  # no file, no process, no frame: whatever it is, another life may go better
+                log.exception("the engine's process cannot be kept")
+                self.failure = UsageError(f"the engine cannot be started: {error}")
             if self.failure is not None and self.facts is None:
                 self.state = "failed"
                 self._settled.set()
                 return
-            self.state = "restarting"
-            self.fail_all("the engine has died; it is being restarted")
+            self._mourn()
             pause = 0.5 if time.monotonic() - begin > 60 else min(2 * pause, _LONGEST_PAUSE_SECONDS)
             log.error("the engine has died (exit %s); starting it again in %.1f s",
                       self._process.returncode if self._process else "?", pause)  # fmt: skip
@@ -168,10 +186,20 @@ class EngineLink:
             self.on_death()
             await asyncio.sleep(pause)
 
+    def _mourn(self) -> None:
+        if self.state != "stopping" and self.facts is not None:
+            self.state = "restarting"
+            self.fail_all("the engine has died; it is being restarted")
+
     async def _live_once(self) -> None:
-        """One life of the engine process, from its start to its end."""
-        assert self._folder is not None
-        path = self._folder / f"engine-{self.restarts}.sock"
+        """One life of the engine process, from its start to its end, in a folder of its own: one that was there at the
+        start may have been tidied away since."""
+        self._process = None
+        with tempfile.TemporaryDirectory(prefix="octavo-", ignore_cleanup_errors=True) as folder:  # mode 0700
+            await self._live_in(Path(folder))
+
+    async def _live_in(self, folder: Path) -> None:
+        path = folder / "engine.sock"
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         connected = asyncio.get_running_loop().create_future()
 
@@ -182,11 +210,12 @@ class EngineLink:
                 connected.set_result((reader, writer))
 
         server = await asyncio.start_unix_server(connect, path)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "octavo.serve.engine_process", str(path), stdin=asyncio.subprocess.DEVNULL
-        )
-        ended = asyncio.create_task(self._process.wait())
+        ended: asyncio.Task[int] | None = None
         try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "octavo.serve.engine_process", str(path), stdin=asyncio.subprocess.DEVNULL
+            )
+            ended = asyncio.create_task(self._process.wait())
             await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
             if connected.done():
                 reader, self._writer = connected.result()
@@ -197,8 +226,9 @@ class EngineLink:
             if writer is not None:
                 writer.close()
             server.close()
-            path.unlink(missing_ok=True)
-            ended.cancel()
+            if ended is not None:
+                ended.cancel()
+            self._mourn()  # whoever waits is told before the process is awaited
             await self._end_process()
         if self.facts is None and self.failure is None:
             self.failure = UsageError(
@@ -247,8 +277,11 @@ class EngineLink:
             if event.finish is not None:
                 del homes[event.id]
             home[0].put(home[1], event)
-        self.last_stats = message.stats
-        self.on_stats(message.stats)
+        stats = message.stats
+        if self.kept_back:
+            stats = msgspec.structs.replace(stats, waiting=stats.waiting + self.kept_back)
+        self.last_stats = stats
+        self.on_stats(stats)
 
     async def _watch(self) -> None:
         """An engine that was asked and says nothing for too long is ended, and so restarted. One at rest is

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from octavo.base.errors import OctavoError
 from octavo.serve.inbox import EngineGone
+from octavo.serve.words import TooManyTokens
 
 __all__ = ["ApiError", "api_error_of", "api_error_of_bug", "error_body", "install"]
 
@@ -53,6 +54,8 @@ def api_error_of(error: OctavoError) -> ApiError:
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     if isinstance(error, EngineGone):
         return ApiError(503, message, "engine_unavailable", retry_after=2)
+    if isinstance(error, TooManyTokens):
+        return ApiError(400, message, "context_length_exceeded", "prompt")
     return ApiError(400, message[: 4 * _SHOWN])
 
 
@@ -75,8 +78,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
-    async def of_fields(_: Request, error: RequestValidationError | ValidationError) -> Response:
+    async def of_fields(request: Request, error: RequestValidationError | ValidationError) -> Response:
         first = error.errors()[0]
+        kind = request.headers.get("content-type", "")
+        if first.get("loc") == ("body",) and "json" not in kind.lower():  # it was not even read as JSON
+            given = f"is `{kind[:100]}`" if kind else "is missing"
+            return ApiError(415, f"the header Content-Type {given}; send application/json").response()
         where = [str(part) for part in first.get("loc", ()) if part != "body"]
         param = where[0] if where else None
         message = str(first.get("msg", "invalid")).removeprefix("Value error, ")
@@ -86,8 +93,11 @@ def install(app: FastAPI) -> None:
         ).response()
 
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
-        made = ApiError(error.status_code, str(error.detail), _CODES.get(error.status_code))
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"{message}: {request.method} {request.url.path[:_SHOWN]} (GET /openapi.json lists the routes)"
+        made = ApiError(error.status_code, message, _CODES.get(error.status_code))
         made.headers.update(error.headers or {})
         return made.response()
 

@@ -1,10 +1,12 @@
 """One HTTP request's dealings with the engine: its prompts sent, `n` answers of each, their events read back."""
 
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.base.errors import OctavoError
 from octavo.serve.engine_link import EngineLink
 from octavo.serve.errors import ApiError
 from octavo.serve.inbox import Inbox
@@ -39,7 +41,9 @@ class Answer:
 
 class Exchange:
     """Choice `p * n + i` is answer i of prompt p. The first answer of a prompt goes ahead: once its prompt is stored,
-    the others find it in the prefix cache."""
+    the others find it in the prefix cache. Only the link's `share` of answers, and of prompts that are still to be
+    read, is with the engine at once; the rest is kept back here, so that a request for many answers does not make one
+    for a single answer wait for all of them."""
 
     def __init__(
         self, link: EngineLink, prompts: list[list[int]], params: dict[str, Any], n: int, salt: str, metrics: Metrics
@@ -52,6 +56,9 @@ class Exchange:
         self.answers = [Answer() for _ in range(len(prompts) * n)]
         self._inbox = Inbox()
         self._open: dict[int, int] = {}
+        self._unread: dict[int, int] = {}
+        """tokens of the prompts that the engine has and of which no answer has begun"""
+        self._kept_back = 0
         self.first_latencies: dict[str, float] = {}
         """of the first choice to have a token, seconds: in the queue, in the prefill, until its first token"""
 
@@ -67,21 +74,29 @@ class Exchange:
     async def events(self) -> AsyncGenerator[list[tuple[int, Event]], None]:
         """Batches of (choice, event) until all are finished. Leaving early aborts the rest. Raises EngineGone and
         Refusal."""
+        ready = deque(range(0, len(self.answers), self.n))
+        reason = "abort"  # of what does not come to its end, unless an error is why
         try:
-            for number in range(len(self.prompts)):
-                self._send(number * self.n)
-            while self._open:
+            self._keep_back(len(self.answers))
+            while ready or self._open:
+                while ready and self._may_send(ready[0]):
+                    self._send(ready.popleft())
                 batch = await self._inbox.take()
                 for choice, event in batch:
                     self.answers[choice].take(event)
                     self._measure(choice, event)
+                    self._unread.pop(choice, None)
                     if event.queue_seconds is not None and choice % self.n == 0:
-                        for other in range(choice + 1, choice + self.n):
-                            self._send(other)
+                        ready.extendleft(range(choice + self.n - 1, choice, -1))
                     if event.finish is not None:
                         self._open.pop(choice, None)
                 yield batch
+        except OctavoError:
+            reason = "error"
+            raise
         finally:
+            self.metrics.given_up(reason, sum(answer.finish is None for answer in self.answers))
+            self._keep_back(-self._kept_back)
             for request_id in self._open.values():
                 self.link.abort(request_id)
 
@@ -110,11 +125,26 @@ class Exchange:
             pass
         return self.answers
 
+    def _may_send(self, choice: int) -> bool:
+        share = self.link.share
+        reads = choice % self.n == 0 and sum(self._unread.values()) + self._prompt_tokens(choice) > share.prompt_tokens
+        return not self._open or (len(self._open) < share.answers and not reads)
+
+    def _prompt_tokens(self, choice: int) -> int:
+        return len(self.prompts[choice // self.n])
+
     def _send(self, choice: int) -> None:
         params = self.params
+        if choice % self.n == 0:
+            self._unread[choice] = self._prompt_tokens(choice)
         if "seed" in params and choice % self.n:
             params = {**params, "seed": params["seed"] + choice % self.n}
+        self._keep_back(-1)
         self._open[choice] = self.link.submit(self._inbox, choice, self.prompts[choice // self.n], params, self.salt)
+
+    def _keep_back(self, more: int) -> None:
+        self._kept_back += more
+        self.link.kept_back += more
 
     @property
     def complete(self) -> bool:

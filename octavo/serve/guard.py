@@ -64,7 +64,9 @@ class Guard:
             refusal = self._refusal(scope["path"], headers)
             if refusal is None:
                 counted = number if scope["path"] in MODEL_PATHS else None
-                await self.app(scope, self._bounded(receive, counted), named_send)
+                # what GET answers, HEAD answers too: the web server leaves the body out
+                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self.app(asked, self._bounded(receive, counted), named_send)
             else:
                 await refusal.response()(scope, receive, named_send)
         except Exception:
@@ -87,6 +89,9 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.options.max_body_bytes:
             return self._too_long()
+        encoding = headers.get(b"content-encoding", b"identity")
+        if encoding.lower() != b"identity":
+            return ApiError(415, f"the body is encoded ({encoding[:40].decode('latin-1')}); send it as it is")
         return None
 
     def _tenant(self, headers: dict[bytes, bytes]) -> str:

@@ -20,6 +20,7 @@ from octavo.serve.tools import prepare_messages
 __all__ = ["live", "router"]
 
 _ALARM_SHARE = 5  # of the time after which a silent engine is ended
+_MOST_TOKENS = 1 << 19
 
 
 def router(desk: Desk) -> APIRouter:
@@ -63,9 +64,9 @@ def router(desk: Desk) -> APIRouter:
                 {"messages": body.messages, "add_generation_prompt": body.add_generation_prompt}
             )
             use = ToolUse(prepare_messages(body.messages), {}, None, "none")
-            ids = await chat_tokens(desk.words, chat, use)
+            ids = await chat_tokens(desk.words, chat, use, _MOST_TOKENS)
         else:
-            ids = await desk.words.encode(body.prompt or "", body.add_special_tokens)
+            ids = await desk.words.encode(body.prompt or "", _MOST_TOKENS, body.add_special_tokens)
         reply: dict[str, Any] = {"count": len(ids), "max_model_len": longest, "tokens": ids}
         if body.return_token_strs:
             reply["token_strs"] = [desk.words.piece(token) for token in ids]

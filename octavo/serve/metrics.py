@@ -154,6 +154,11 @@ class Metrics:
         self._observe("request_prompt_tokens", prompt_tokens)
         self._observe("request_generation_tokens", output_tokens)
 
+    def given_up(self, reason: str, count: int) -> None:
+        """So many answers did not come to their end: "abort", the client left; "error", the engine did. They are in no
+        histogram."""
+        self.finishes[reason] += count
+
     def engine_restarted(self) -> None:
         """The engine is gone and another one is being started; `ready` says when it runs."""
         self._keep_totals()

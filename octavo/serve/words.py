@@ -13,10 +13,15 @@ from octavo.base.errors import OctavoError, RequestError
 from octavo.checkpoint import open_checkpoint, open_tokenizer
 from octavo.checkpoint.tokenizer import Tokenizer
 
-__all__ = ["Words", "open_words"]
+__all__ = ["TooManyTokens", "Words", "open_words"]
 
 _RENDER_SECONDS, _GRAMMAR_SECONDS = 10.0, 2.0
 _INLINE_CHARACTERS = 4096
+_CHARACTERS_A_TOKEN = 4  # a text of more for each of the tokens that it may have is looked at in steps
+
+
+class TooManyTokens(RequestError):
+    """A text does not fit into the model, however it would go on."""
 
 
 class _Worker:
@@ -93,11 +98,20 @@ class Words:
     def chat_template(self) -> str | None:
         return self._tokenizer.chat_template if self._tokenizer else None
 
-    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Long texts are cut up beside the event loop, which goes on meanwhile."""
-        if len(text) < _INLINE_CHARACTERS:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+    async def encode(self, text: str, most: int, add_special_tokens: bool = True) -> list[int]:
+        """The ids of one text, as `encode_all`."""
+        return (await self.encode_all([text], most, add_special_tokens))[0]
+
+    async def encode_all(self, texts: Sequence[str], most: int, add_special_tokens: bool = True) -> list[list[int]]:
+        """The ids of each text. Much text is cut up beside the event loop, which goes on meanwhile. Raises
+        TooManyTokens for a text of more than about `most` tokens, long before all of it is cut up."""
+        tokenizer = self.tokenizer
+
+        def encode() -> list[list[int]]:
+            return [_encode(tokenizer, text, most, add_special_tokens) for text in texts]
+
+        inline = sum(map(len, texts)) < _INLINE_CHARACTERS
+        return encode() if inline else await asyncio.to_thread(encode)
 
     async def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
         """The text of a chat."""
@@ -134,6 +148,15 @@ class Words:
 
     async def close(self) -> None:
         await self._worker.close()
+
+
+def _encode(tokenizer: Tokenizer, text: str, most: int, add_special_tokens: bool) -> list[int]:
+    characters = _CHARACTERS_A_TOKEN * most
+    while characters < len(text):
+        if len(tokenizer.encode(text[:characters], add_special_tokens)) > most + most // 8:
+            raise TooManyTokens(f"the text of {len(text)} characters has more than {most} tokens")
+        characters *= 2
+    return tokenizer.encode(text, add_special_tokens)
 
 
 def open_words(model: str, tokenizer: str | None, chat_template: str | None) -> Words:

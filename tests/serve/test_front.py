@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from fake_engine import fake_app
 from starlette.testclient import TestClient
 
 from octavo.base.errors import BadValue, RequestError
+from octavo.serve.exchange import Exchange
 from octavo.serve.words import Words, open_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -102,6 +104,56 @@ def test_a_full_queue_says_so_at_once():
         assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize("body", [{"prompt": ["a"] * 30}, {"prompt": "a", "n": 30}, {"prompt": ["a", "b"], "n": 15}])
+def test_a_request_for_many_answers_leaves_places_to_others(body: dict):
+    import threading
+
+    app, _, link = fake_app(holds=True)
+    most = 0
+
+    def answer_all() -> None:  # in the event loop, as long as something is open
+        nonlocal most
+        most = max(most, len(link._homes))
+        for request_id in list(link._homes):
+            link._answer(request_id, {}, [1])
+
+    with TestClient(app) as client:
+        got: list = []
+        many = threading.Thread(target=lambda: got.append(client.post(TEXT, json=body)), daemon=True)
+        many.start()
+        while not link.open_requests or (len(body["prompt"]) == 30 and link.taken < 7):
+            time.sleep(0.01)
+        assert link.open_requests == 30 and link.taken <= 7, "one place of eight is left"
+        before = link.taken
+        beside = threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a"}), daemon=True)
+        beside.start()
+        while link.taken == before:
+            time.sleep(0.01)
+        while many.is_alive() or beside.is_alive():
+            client.portal.call(answer_all)
+        assert link.taken == 31 and link.open_requests == 0 and most <= 8
+        choices = got[0].json()["choices"]
+        assert [one["index"] for one in choices] == list(range(30))
+        assert all(one["text"] == " a b c" for one in choices)
+
+
+def test_a_request_for_many_long_prompts_lets_others_be_read_soon():
+    import threading
+
+    app, _, link = fake_app(holds=True)  # a step reads 1024 tokens
+    with TestClient(app) as client:
+        body = {"prompt": [[1] * 500] * 20}
+        many = threading.Thread(target=lambda: client.post(TEXT, json=body), daemon=True)
+        many.start()
+        while link.taken < 4:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert link.taken == 4 and link.open_requests == 20, "two steps' worth"
+        client.portal.call(link.fail_all, "enough")
+        many.join(5)
+        assert link.open_requests == 0
+
+
 def test_while_there_is_no_engine():
     app, desk, link = fake_app()
     with TestClient(app) as client:
@@ -147,3 +199,68 @@ def test_hostile_templates_end_with_an_error(name: str, monkeypatch: pytest.Monk
         return taken
 
     assert asyncio.run(render()) < 4
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_a_body_that_is_not_said_to_be_json(kind: str | None):
+    headers = {} if kind is None else {"Content-Type": kind}
+    with TestClient(fake_app()[0]) as client:
+        reply = client.post(TEXT, content=b'{"prompt": "a"}', headers=headers)
+        assert reply.status_code == 415 and "application/json" in reply.json()["error"]["message"]
+        reply = client.post(TEXT, content=b"[]", headers={"Content-Type": "application/json"})
+        assert reply.status_code == 400
+        reply = client.post(
+            TEXT, content=b"x", headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        )
+        assert reply.status_code == 415 and "gzip" in reply.json()["error"]["message"]
+
+
+def test_head_is_answered_as_get_and_an_unknown_route_is_named():
+    with TestClient(fake_app()[0]) as client:
+        for path in ("/health", "/v1/models", "/", "/metrics"):
+            assert client.head(path).status_code == 200, path
+        assert client.head(TEXT).status_code == 405 and client.head("/nowhere").status_code == 404
+        reply = client.post("/v1/responses", json={"input": "a"})
+        assert reply.status_code == 404 and "POST /v1/responses" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(TEXT, {"prompt": "a"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})],
+)
+@pytest.mark.parametrize("always", [False, True])
+def test_usage_in_every_event_of_a_stream(path: str, body: dict, always: bool):
+    options = {"include_usage": True, "continuous_usage_stats": always}
+    with TestClient(fake_app()[0]) as client:
+        text = client.post(path, json={**body, "stream": True, "stream_options": options}).text
+    told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert told[-1]["choices"] == [] and told[-1]["usage"]["completion_tokens"] == 3
+    assert all(
+        (one["usage"] is not None) == always for one in told if one["choices"] and "delta" not in one["choices"][0]
+    )
+    assert (told[-2]["usage"] is not None) == always
+
+
+def test_answers_that_do_not_end_are_counted():
+    import threading
+
+    app, desk, link = fake_app(holds=True)
+    with TestClient(app) as client:
+        sent = threading.Thread(target=lambda: client.post(TEXT, json={"prompt": "a", "n": 3}), daemon=True)
+        sent.start()
+        while not link.taken:
+            time.sleep(0.01)
+        client.portal.call(link.fail_all, "the engine has died")
+        sent.join(5)
+        assert desk.metrics.finishes == {"stop": 0, "length": 0, "abort": 0, "error": 3}
+
+        async def left() -> None:
+            exchange = Exchange(link, [[1], [2]], {}, 1, "", desk.metrics)
+            asking = asyncio.ensure_future(exchange.finish())
+            while link.taken < 3:
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        client.portal.call(left)
+        assert desk.metrics.finishes["abort"] == 2 and link.open_requests == 0

@@ -107,3 +107,8 @@ class RequestFields(_Strict):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def usage_so_far(self) -> bool:
+        """Whether every event of a stream tells the usage up to it."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
