@@ -76,6 +76,18 @@ def test_quick_verbs_load_nothing_heavy(words):
     assert (ran.returncode, ran.stderr.strip()) == (0, "[]")
 
 
+def test_openmp_spins_briefly_unless_the_user_chose(monkeypatch, capsys):
+    for chosen in ({}, {"GOMP_SPINCOUNT": "5"}, {"OMP_WAIT_POLICY": "active"}):
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in chosen.items():
+            monkeypatch.setenv(name, value)
+        assert main(["--version"]) == 0
+        want = None if "OMP_WAIT_POLICY" in chosen else chosen.get("GOMP_SPINCOUNT", "10000")
+        assert os.environ.get("GOMP_SPINCOUNT") == want
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
 def test_help_is_quick():
     """Half a second; the best of three, on a machine that may be busy."""
     took = []

@@ -19,6 +19,7 @@ from octavo.cli.verbs import VERBS
 __all__ = ["build_app", "main"]
 
 _TRACEBACK = "OCTAVO_TRACEBACK"
+_SPINS = "10000"
 _HELP_FLAGS = ("--help", "-h")
 _VERSION_FLAGS = ("--version", "-V")
 
@@ -45,6 +46,7 @@ def build_app() -> App:
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. `tokens`: the words after `octavo`; None is sys.argv's."""
+    _spin_briefly()
     try:
         code = _run(sys.argv[1:] if tokens is None else list(tokens))
         sys.stdout.flush()
@@ -82,6 +84,13 @@ def _run(tokens: list[str]) -> int:
             return 2
         print_error(f"unexpected {type(error).__name__}: {error}", hint=f"set {_TRACEBACK}=1 to see where it came from")
         return 1
+
+
+def _spin_briefly() -> None:
+    """For torch, which is loaded later, and for the processes that a verb starts: OpenMP's threads wait for each other by
+    spinning, 300,000 rounds unless it is said, which is a disaster on cores that other programs use (docs/deploy.md)."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _check_verb(tokens: list[str]) -> None:
