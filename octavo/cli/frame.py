@@ -87,8 +87,8 @@ def _run(tokens: list[str]) -> int:
 
 
 def _spin_briefly() -> None:
-    """For torch, which is loaded later, and for the processes that a verb starts: OpenMP's threads wait for each other by
-    spinning, 300,000 rounds unless it is said, which is a disaster on cores that other programs use (docs/deploy.md)."""
+    """For torch, which is loaded later, and for the processes that a verb starts: OpenMP's threads wait for each other
+    by spinning, 300,000 rounds unless it is said: a disaster on cores that other programs use (docs/deploy.md)."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
