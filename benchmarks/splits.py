@@ -1,7 +1,8 @@
 """Into how many programs attention should split a context: `python benchmarks/splits.py [--out FILE]`, on a GPU.
 
-One new token a sequence, head width 128. For each shape and cache the time with each number of splits, and with the
-number that the engine chooses; the floor is the bytes of the pages over what a kernel that only reads reaches.
+One new token a sequence, head width 128, contexts of one length and of many. For each shape and cache the time with
+each number of splits, and with the number that the engine chooses; the floor is the bytes of the pages over what a
+kernel that only reads reaches.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,20 @@ __all__ = ["main"]
 SHAPES = [(32, 1, 2048, 8), (32, 1, 2048, 32), (32, 1, 2048, 128), (8, 4, 2048, 8), (8, 4, 2048, 32), (8, 4, 2048, 128),
           (32, 1, 1024, 356), (8, 4, 1024, 356)]  # fmt: skip
 """KV heads, query heads of each, tokens, sequences"""
+UNEVEN = [(32, 1, 32), (32, 1, 64), (32, 1, 110), (32, 1, 165), (8, 4, 32), (8, 4, 128)]
+"""KV heads, query heads of each, sequences, whose contexts are drawn from SPREAD, the longest first"""
+SPREAD = (300, 2500)
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 16)
 ROTATED_BYTES = 1 << 29
 
 
-def measure(case: Case, ceiling: float) -> dict[str, Any]:
+def measure(case: Case, ceiling: float, uneven: bool = False) -> dict[str, Any]:
     layers, rows = make_layers(case, "cuda", ROTATED_BYTES), make_rows(case, "cuda")
+    if uneven:
+        contexts = torch.randint(
+            *SPREAD, (case.batch,), device="cuda", generator=torch.Generator("cuda").manual_seed(1)
+        )
+        rows = replace(rows, context=contexts.sort(descending=True)[0].int())
     q = torch.randn(case.batch, case.kv_heads * case.group, case.head_dim, device="cuda")
     choose, times = attention._choose_splits, {}
     runs = [lambda one=one: attention.attend(q, rows, one, case.head_dim**-0.5, None, None) for one in layers]
@@ -43,8 +52,9 @@ def measure(case: Case, ceiling: float) -> dict[str, Any]:
         attention._choose_splits = lambda *given, splits=splits: splits
         times[str(splits)] = seconds_of(runs, "cuda", 7) * 1e6
     attention._choose_splits = choose
-    floor = case.must_read_bytes() / ceiling * 1e6
-    return {**asdict(case), "floor_us": floor, "chosen_splits": chosen[-1], "us": times}
+    tokens = int((-(-rows.context // 64) * 64).sum())
+    floor = case.must_read_bytes() / (case.batch * case.context) * tokens / ceiling * 1e6
+    return {**asdict(case), "uneven": uneven, "floor_us": floor, "chosen_splits": chosen[-1], "us": times}
 
 
 def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
@@ -53,6 +63,10 @@ def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
             case = Case(dtype, batch, kv_heads, group, context)
             if case.must_read_bytes() < torch.cuda.mem_get_info()[0] // 2:
                 yield measure(case, ceiling)
+            torch.cuda.empty_cache()
+    for kv_heads, group, batch in UNEVEN:
+        for dtype in ("int8", "int4", "bf16"):
+            yield measure(Case(dtype, batch, kv_heads, group, -(-SPREAD[1] // 64) * 64), ceiling, uneven=True)
             torch.cuda.empty_cache()
 
 
@@ -70,7 +84,8 @@ def main() -> None:
     for row in sweep(ceiling):
         report["results"].append(row)
         best = sorted((us, name) for name, us in row["us"].items() if name != "chosen")[:3]
-        print(f"{row['kv_heads']}x{row['group']} {row['context']} B={row['batch']} {row['dtype']}: floor "
+        about = "uneven" if row["uneven"] else row["context"]
+        print(f"{row['kv_heads']}x{row['group']} {about} B={row['batch']} {row['dtype']}: floor "
               f"{row['floor_us']:.1f} us, {row['chosen_splits']} splits {row['us']['chosen']:.1f} "
               f"({row['floor_us'] / row['us']['chosen']:.0%}); best "
               + ", ".join(f"{name}: {us:.1f}" for us, name in best), flush=True)  # fmt: skip
