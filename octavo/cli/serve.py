@@ -30,6 +30,8 @@ class ServeFlags:
     """How the model writes tool calls: auto (by its chat template), hermes, llama3_json or none."""
     prefix_cache_per_key: bool = False
     """Requests find only prefixes that came with the same API key: timing does not tell what other tenants asked."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages of this origin may ask from a browser (CORS): https://chat.example, or * for all; may be repeated."""
     max_num_queued_reqs: int = 1024
     """Requests that may wait; more are answered 429."""
     max_logprobs: int = 20

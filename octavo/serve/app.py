@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from octavo.serve import chat_routes, completion_routes, errors, info_routes, web_routes
 from octavo.serve.desk import Desk
@@ -75,4 +76,9 @@ def make_app(desk: Desk) -> FastAPI:
         app.include_router(routes.router(desk))
     app.include_router(web_routes.router())
     app.add_middleware(Guard, desk=desk)
+    if desk.options.allowed_origins:  # before the guard: what a browser asks first has no key
+        app.add_middleware(
+            CORSMiddleware, allow_origins=desk.options.allowed_origins, allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=["X-Request-Id", "X-Octavo-Ignored", "Retry-After"],
+        )  # fmt: skip
     return app

@@ -1,5 +1,6 @@
 """Everything that shapes the front process, frozen and checked where it is born. Pure: no torch."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,8 @@ from octavo.base.errors import BadValue
 from octavo.base.table import Table
 
 __all__ = ["LOG_FORMATS", "ServeOptions"]
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
 
 LOG_FORMATS: Table[str] = Table("log format", {"text": "text", "json": "json"})
 
@@ -27,6 +30,8 @@ class ServeOptions:
     tool_call_parser: str = "auto"
     prefix_cache_per_key: bool = False
     """whether requests share prefixes only with those of the same API key"""
+    allowed_origins: tuple[str, ...] = ()
+    """pages of these origins (`https://chat.example`, or `*` for all) may ask from a browser; none: only our own"""
     max_num_queued_reqs: int = 1024
     """requests that may wait beyond those that can run; more are answered 429"""
     max_body_bytes: int = 32 << 20
@@ -55,6 +60,11 @@ class ServeOptions:
                 raise BadValue(f"{name}: {value} ({low} to {high})")
         if any(not key.strip() or not key.isascii() for key in self.api_keys):
             raise BadValue("an API key is empty or not ASCII")
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise BadValue(
+                    f"allowed_origins: `{origin}` is no origin", hint="scheme, host and port, without a path, or *"
+                )
         if self.prefix_cache_per_key and not self.api_keys:
             raise BadValue("prefix_cache_per_key: there are no API keys to keep apart", hint="give --api-key")
 

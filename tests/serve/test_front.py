@@ -37,6 +37,28 @@ def test_every_route_but_health_needs_a_key():
     assert "first-key" not in repr(desk.options)
 
 
+def test_pages_of_other_origins_may_ask_if_they_are_allowed():
+    asked = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+    app, _, _ = fake_app(api_keys=("a-key",), allowed_origins=("https://chat.example",))
+    with TestClient(app) as client:
+        before = client.options(TEXT, headers=asked)  # a browser sends no key with it
+        assert before.status_code == 200 and "authorization" in before.headers["access-control-allow-headers"]
+        key = {"Authorization": "Bearer a-key", "Origin": "https://chat.example"}
+        reply = client.post(TEXT, json={"prompt": "a"}, headers=key)
+        assert reply.status_code == 200 and reply.headers["access-control-allow-origin"] == "https://chat.example"
+        reply = client.post(TEXT, json={"prompt": "a"}, headers={"Origin": "https://chat.example"})
+        assert reply.status_code == 401 and reply.headers["access-control-allow-origin"] == "https://chat.example"
+        other = client.options(TEXT, headers={**asked, "Origin": "https://other.example"})
+        assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+    app, _, _ = fake_app()
+    with TestClient(app) as client:
+        assert "access-control-allow-origin" not in client.options(TEXT, headers=asked).headers
+    for wrong in ("chat.example", "https://chat.example/path", ""):
+        with pytest.raises(BadValue, match="no origin"):
+            fake_app(allowed_origins=(wrong,))
+
+
 def test_keys_can_have_prefixes_of_their_own():
     def salts(**options: bool) -> list[str]:
         app, _, link = fake_app(api_keys=("one", "two"), **options)
