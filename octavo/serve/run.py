@@ -5,6 +5,7 @@ error. The second ends at once.
 """
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -112,7 +113,9 @@ def _bind(host: str, port: int) -> socket.socket:
         door.bind((host, port))
     except OSError as error:
         door.close()
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port") from None
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = "choose another --port" if taken else "choose another --host: an address of this machine, or 0.0.0.0"
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from None
     door.listen(_WAITING_TO_BE_ACCEPTED)
     door.set_inheritable(False)
     return door

@@ -9,7 +9,7 @@ import pytest
 from fake_engine import fake_app
 from starlette.testclient import TestClient
 
-from octavo.base.errors import BadValue, RequestError
+from octavo.base.errors import BadValue, RequestError, UsageError
 from octavo.serve.exchange import Exchange
 from octavo.serve.words import Words, open_words
 
@@ -286,3 +286,16 @@ def test_answers_that_do_not_end_are_counted():
 
         client.portal.call(left)
         assert desk.metrics.finishes["abort"] == 2 and link.open_requests == 0
+
+
+def test_an_address_that_cannot_be_had_is_said():
+    from octavo.serve.run import _bind
+
+    with pytest.raises(UsageError, match=r"cannot listen on 203\.0\.113\.7:8000") as caught:
+        _bind("203.0.113.7", 8000)
+    assert "--host" in (caught.value.hint or "")
+    with _bind("127.0.0.1", 0) as door:
+        door.listen()
+        with pytest.raises(UsageError, match="cannot listen") as caught:
+            _bind("127.0.0.1", door.getsockname()[1])
+    assert "--port" in (caught.value.hint or "")
