@@ -181,7 +181,8 @@ def test_who_never_reads_is_given_up_and_who_reads_slowly_is_not(strict: Server)
     assert Stream(strict, 15).gap() < 12 * alone
     begin = time.monotonic()
     assert b"[DONE]" in read_all(slow, 0.05, 1024) and time.monotonic() - begin > CLIENT_SECONDS
-    state = strict.until(lambda live: live["running"] == 0, CLIENT_SECONDS + 4)
+    # whoever never reads is noticed once some 60 events fill what lies between: on a busy machine that takes a while
+    state = strict.until(lambda live: live["running"] == 0, CLIENT_SECONDS + 4 + 60 * alone)
     assert state["pages"]["held"] == 0
     slow.close()
     until_files(strict, open_before)
