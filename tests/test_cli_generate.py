@@ -74,6 +74,7 @@ def test_mistakes_get_a_line_and_exit_code_2(words, message, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_chat_keeps_the_conversation_in_the_cache(tmp_path, capsys, monkeypatch):
     lines = iter(["Tell me about the sea, please. " * 12, "", "And the land?", "/reset", "Hello", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
@@ -88,6 +89,7 @@ def test_chat_keeps_the_conversation_in_the_cache(tmp_path, capsys, monkeypatch)
     assert [message["role"] for message in found["messages"]] == ["user", "assistant"]
 
 
+@pytest.mark.slow
 def test_demo_reports_both_caches(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("octavo.evals.demo.CHATS", CHATS[:3])
     assert main(["demo", "--parts", "chats", "--max-tokens", "4", "--out", str(tmp_path)]) == 0

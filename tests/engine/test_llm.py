@@ -115,6 +115,7 @@ def test_ids_may_be_tensors_or_arrays(tiny, prompts):
         tiny.score([])
 
 
+@pytest.mark.slow
 def test_async_streams_do_not_mix(smollm2):
     asyncio.run(_async_streams(smollm2))
 

@@ -43,6 +43,7 @@ def exact(tmp_path_factory) -> LLM:
     return LLM(str(folder), tokenizer="smollm2", dtype="float32", kv_cache_dtype="fp32", kv_cache_memory="1024tok")
 
 
+@pytest.mark.slow
 def test_plain_caches_fail_and_ours_do_not(exact):
     """Measured on 4 x 1024 tokens of WikiText-2: plain int4 4.5, fp8 1.2, int8 rotated 0.034, a bf16 cache 0.017; with
     keys stored without their bias int4 0.13, fp8 0.037, int8 0.0008."""

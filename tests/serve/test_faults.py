@@ -118,6 +118,7 @@ class Stream(threading.Thread):
         return statistics.median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_two_hundred_slow_loris(strict: Server):
     open_before, alone = files(strict), seconds_of(strict)
     stream = Stream(strict, 60)
@@ -169,6 +170,7 @@ def test_a_reset_in_mid_stream_frees_the_pages(strict: Server, behind: bytes):
     assert state["pages"]["held"] == 0 and state["sequences"] == []
 
 
+@pytest.mark.slow
 def test_who_never_reads_is_given_up_and_who_reads_slowly_is_not(strict: Server):
     open_before, alone = files(strict), Stream(strict, 15).gap()
     memory = resident(strict)
@@ -267,6 +269,7 @@ def test_a_path_does_not_forge_lines_of_the_log(strict: Server):
     assert b"\nforged" not in strict.log.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_flood(strict: Server):
     open_before, stream = files(strict), Stream(strict, 60)
 
