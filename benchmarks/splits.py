@@ -42,19 +42,19 @@ def measure(case: Case, ceiling: float, uneven: bool = False) -> dict[str, Any]:
         )
         rows = replace(rows, context=contexts.sort(descending=True)[0].int())
     q = torch.randn(case.batch, case.kv_heads * case.group, case.head_dim, device="cuda")
-    choose, times = attention._choose_splits, {}
+    choose, times = attention.choose_tiling, {}
     runs = [lambda one=one: attention.attend(q, rows, one, case.head_dim**-0.5, None, None) for one in layers]
     runs *= max(1, 8 // len(runs))
     chosen = []
-    attention._choose_splits = lambda *given: chosen.append(choose(*given)) or chosen[-1]
+    attention.choose_tiling = lambda *given: chosen.append(choose(*given)) or chosen[-1]
     times["chosen"] = seconds_of(runs, "cuda", 7) * 1e6
     for splits in (number for number in SPLITS if number <= case.context // 64):
-        attention._choose_splits = lambda *given, splits=splits: splits
+        attention.choose_tiling = lambda *given, splits=splits: replace(choose(*given), splits=splits)
         times[str(splits)] = seconds_of(runs, "cuda", 7) * 1e6
-    attention._choose_splits = choose
+    attention.choose_tiling = choose
     tokens = int((-(-rows.context // 64) * 64).sum())
     floor = case.must_read_bytes() / (case.batch * case.context) * tokens / ceiling * 1e6
-    return {**asdict(case), "uneven": uneven, "floor_us": floor, "chosen_splits": chosen[-1], "us": times}
+    return {**asdict(case), "uneven": uneven, "floor_us": floor, "chosen": asdict(chosen[-1]), "us": times}
 
 
 def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
@@ -86,7 +86,7 @@ def main() -> None:
         best = sorted((us, name) for name, us in row["us"].items() if name != "chosen")[:3]
         about = "uneven" if row["uneven"] else row["context"]
         print(f"{row['kv_heads']}x{row['group']} {about} B={row['batch']} {row['dtype']}: floor "
-              f"{row['floor_us']:.1f} us, {row['chosen_splits']} splits {row['us']['chosen']:.1f} "
+              f"{row['floor_us']:.1f} us, {row['chosen']['splits']} splits {row['us']['chosen']:.1f} "
               f"({row['floor_us'] / row['us']['chosen']:.0%}); best "
               + ", ".join(f"{name}: {us:.1f}" for us, name in best), flush=True)  # fmt: skip
         if options.out:

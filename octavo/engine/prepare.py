@@ -62,4 +62,4 @@ class Preparation:
     def _warm_up(self, runner: Runner, threads: int | None) -> None:
         spec, limits = self.spec, self.limits
         group = spec.heads // spec.kv_heads
-        warm_up(runner, variants(group, limits.page_tokens, limits.tokens, limits.longest), threads)
+        warm_up(runner, variants(group, limits.page_tokens, limits.tokens, limits.longest, limits.sequences), threads)

@@ -23,25 +23,29 @@ log = logging.getLogger("octavo")
 
 @dataclass(frozen=True)
 class Variant:
-    """A step of one sequence: `new` tokens, all there is of it. Kernels are told that it has `context` tokens, by which
-    they choose whether to split it."""
+    """A step of `sequences`, of `new` tokens each, all there is of them. Kernels are told that they have `context`
+    tokens, by which they choose whether to split them."""
 
     new: int
     context: int
     dense: bool = False
     """as a chunk that the host knows of, which may go to the dense kernel"""
+    sequences: int = 1
 
 
-def variants(group: int, page_tokens: int, most_new: int, longest: int) -> list[Variant]:
+def variants(group: int, page_tokens: int, most_new: int, longest: int, sequences: int = 1) -> list[Variant]:
     """Each row block that `group` query heads a KV head can fill, whole and split, and each that products of few rows
-    know; then the largest step there can be.
+    know; one token of as many sequences as there may be, for which attention may have another kernel; then the largest
+    step there can be.
 
-    `most_new` tokens of a step, `longest` context.
+    `most_new` tokens of a step, `longest` context, most `sequences`.
     """
     most_new = min(most_new, longest)
     news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *FEW_ROWS)})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
+    if sequences > 1:
+        several.append(Variant(1, longest, sequences=min(sequences, most_new)))
     return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
 
 
@@ -65,17 +69,20 @@ def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) 
 def _batch(variant: Variant, runner: Runner) -> Batch:
     pages = runner.pool.layers[0].pages
     page_tokens = runner.pool.layouts[0].page_tokens
-    positions = torch.arange(variant.new, device=pages.device)
-    count = torch.tensor([0, variant.new], dtype=torch.int32, device=pages.device)
+    tokens, page_count = variant.new * variant.sequences, -(-variant.new // page_tokens)
+    positions = torch.arange(variant.new, device=pages.device).repeat(variant.sequences)
+    starts = torch.arange(0, tokens + 1, variant.new, dtype=torch.int32, device=pages.device)
     rows = Rows(
-        query_start=count,
-        context=count[1:].clone(),  # a slice lies off the alignment that kernels are compiled for
-        block_tables=torch.zeros(1, -(-variant.new // page_tokens), dtype=torch.int32, device=pages.device),
+        query_start=starts,
+        context=torch.full((variant.sequences,), variant.new, dtype=torch.int32, device=pages.device),
+        block_tables=torch.zeros(variant.sequences, page_count, dtype=torch.int32, device=pages.device),
         positions=positions,
         slots=positions % page_tokens,
         max_query=variant.new,
         max_context=variant.context,
         chunks=Chunks.of([variant.new], [variant.new], str(pages.device)) if variant.dense else None,
     )
-    wanted = positions if variant.new <= FEW_ROWS[-1] else positions[-1:]  # logits are a product of few rows, too
-    return Batch(torch.zeros_like(positions), rows, wanted.clone(), ())
+    wanted = torch.arange(tokens, device=pages.device)
+    if tokens > FEW_ROWS[-1]:  # logits are a product of few rows, too
+        wanted = wanted[-1:].clone()
+    return Batch(torch.zeros_like(positions), rows, wanted, ())

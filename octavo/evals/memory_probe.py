@@ -197,7 +197,7 @@ class _Bench:
         kernels = choose("auto", self.device, plan)
         runner = Runner(model, pool, kernels.impl)
         if kernels.impl == "triton":
-            several = variants(spec.heads // spec.kv_heads, PAGE_TOKENS, self.options.chunk, self.tokens)
+            several = variants(spec.heads // spec.kv_heads, PAGE_TOKENS, self.options.chunk, self.tokens, batch)
             warm_up(runner, several, physical_cores())
         job = Job(batch, self.tokens, self.options.chunk, spec.vocab_size, advance)
         held = FILLS[self.options.fill](runner, job, kernels.graphs)

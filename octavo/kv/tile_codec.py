@@ -27,6 +27,9 @@ class TileCodec:
     value_dims(place, HEAD, WIDTH)
     load_values(head, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE, PLAIN)    `[TILE, WIDTH]`, zero from `limit` on
                                                                                   where the planes may hold NaN
+    keys_of(codes, BYTES, TILE, PLAIN)                   the tile of `load_keys` from the bytes that it loads, as
+                                                         `integer_tiles.key_bytes` brings them; rows have BYTES
+    values_of(even, odd, BYTES, TILE, COMPUTE, PLAIN)    that of `load_values` likewise
     arrange_weights(weights, ROWS, TILE)     the columns of `[ROWS, TILE]` in the order of the rows of a value tile
     store(head, token, x, high, low, keep, HEAD, DATA, SCALE, MID, PLAIN)
 
@@ -56,6 +59,9 @@ class TileCodec:
     load_rows: Any = None
     """as `load_values`, but `[TILE, WIDTH]` with rows and dimensions in their natural order, whatever that costs; None
     where `load_values` does so"""
+    keys_of: Any = None
+    """None where bytes are not loaded that way"""
+    values_of: Any = None
     why_not: Callable[[tuple[int, int]], str | None] = lambda capability: None
     """CUDA compute capability -> why this codec cannot run there, or None"""
 

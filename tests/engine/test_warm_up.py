@@ -24,9 +24,14 @@ def test_small_engines_have_fewer():
     assert variants(1, 64, 4, 40) == [Variant(4, 40), Variant(4, 40, dense=True)]
 
 
+def test_many_sequences_are_run_once():
+    assert Variant(1, 4096, sequences=100) in variants(4, 64, 1024, 4096, 100)
+    assert Variant(1, 4096, sequences=16) in variants(4, 64, 16, 4096, 100)
+
+
 def test_it_leaves_no_trace(tiny, prompts):
     params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
     want = [answer.token_ids for answer in tiny.generate(prompts, params)]
     other = tiny.with_cache(debug=True)
-    warm_up(other.engine.runner, variants(3, 64, 256, 512))
+    warm_up(other.engine.runner, variants(3, 64, 256, 512, 20))
     assert [answer.token_ids for answer in other.generate(prompts, params)] == want

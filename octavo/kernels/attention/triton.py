@@ -2,41 +2,29 @@
 
 import os
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import launch
-from octavo.kernels.attention import ROW_BLOCKS
-from octavo.kernels.attention.triton_dense import attend_dense, takes
+from octavo.kernels.ahead import follows, launch
+from octavo.kernels.attention.triton_dense import GLUON_KNOWN, attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
+from octavo.kernels.attention.triton_tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
-from octavo.kv.tile_codec import TileCodec, tiles_of
+from octavo.kv.tile_codec import tiles_of
 
-__all__ = ["Chip", "Tiling", "attend", "choose_tiling"]
+__all__ = ["attend"]
 
 _LOG2_E = 1.4426950408889634
 _COUNTERS = 1 << 20
 _INVARIANT_ROWS = 16
-_SMALL_BYTES = 10 << 10  # of a page's KV head
+_STAGED_PAGE = 64
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages,
-    and whether pages are prefetched to L2."""
-
-    rows: int
-    tile: int
-    splits: int
-    warps: int
-    stages: int
-    prefetch: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,72 +36,20 @@ class _Part:
     max_query: int
 
 
-@dataclass(frozen=True)
-class Chip:
-    processors: int
-    has_bulk_copy: bool
-
-
 @cache
 def _chip(device: torch.device) -> Chip:
     if device.type != "cuda":
         return Chip(processors=2, has_bulk_copy=False)
     properties = torch.cuda.get_device_properties(device)
-    return Chip(properties.multi_processor_count, properties.major >= 9)
+    known = triton.__version__.split(".")[:2] == GLUON_KNOWN
+    hopper = (properties.major, properties.minor) == (9, 0)
+    return Chip(properties.multi_processor_count, properties.major >= 9, stages_pages=hopper and known)
 
 
 @cache
 def _counters(device: torch.device, stream: int) -> Tensor:
     # every launch leaves them at zero; launches on one stream follow each other
     return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
-
-
-def _pow2(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
-
-
-def choose_tiling(
-    codecs: tuple[TileCodec, TileCodec], query_rows: int, head_bytes: int, sequences: int, kv_heads: int, pages: int,
-    chip: Chip,
-) -> Tiling:  # fmt: skip
-    """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context."""
-    one_warp = any(codec.one_warp for codec in codecs)
-    exact = any(codec.key_compute == "float32" for codec in codecs)
-    rows = min(ROW_BLOCKS[-1], max(16 if exact else ROW_BLOCKS[0], _pow2(query_rows)))
-    if rows == ROW_BLOCKS[-1]:
-        return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
-    programs = sequences * kv_heads * -(-query_rows // rows)
-    resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
-    small = head_bytes <= _SMALL_BYTES
-    splits = _choose_splits(programs, pages, resident * chip.processors, small)
-    if one_warp:
-        # int4's few bytes leave memory idle between a program's loads
-        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch=chip.has_bulk_copy and small)
-    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
-
-
-@lru_cache(4096)  # every layer of a step asks the same
-def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
-    """How many programs share a context; `slots` is how many programs the chip holds. Measured on an H200 over contexts
-    of one length and of many (docs/kernels.md).
-
-    With a full chip none should: every split has a start, an end and a share of the merging, and since the longest
-    contexts are started first the short ones fill what they leave. With half a chip three keep a few long contexts from
-    running alone. Below, fewest page times: a wave of programs costs its pages, but for what a chip that is not full
-    does faster (down to 0.6, after a full wave to 0.8: then latency rules), and something for its start and end, which
-    weighs more where pages are `small`.
-    """
-    if programs >= slots:
-        return 1
-    if 2 * programs >= slots:
-        return max(1, min(3, pages))
-
-    def page_times(splits: int) -> float:
-        full, rest = divmod(programs * splits, slots)
-        waves = full + (max(rest / slots, 0.8 if full else 0.6) if rest else 0)
-        return waves * -(-pages // splits) + (1.0 if small else 0.3) * (full + (rest > 0))
-
-    return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)
 
 
 def _compute(name: str) -> tl.dtype:
@@ -156,7 +92,7 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) ->
         "KV_HEADS": layout.kv_heads,
         "GROUP": q.shape[1] // layout.kv_heads,
         "HEAD": head_dim,
-        "WIDTH": _pow2(head_dim),
+        "WIDTH": padded(head_dim),
         "ROWS": tiling.rows,
         "TILE": tiling.tile,
         "PAGE": layout.page_tokens,
@@ -170,14 +106,59 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) ->
     }
 
 
-def _tiling(q: Tensor, rows: Rows, part: _Part, layer: LayerPages) -> Tiling:
+def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) -> dict[str, Any]:
+    layout, plan = layer.layout, layer.plan
+    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
+    item = 1 if key.key_compute == "int8" else 2
+    return {
+        "KEYS_OF": key.keys_of,
+        "VALUES_OF": value.values_of,
+        "ARRANGE": value.arrange_weights,
+        "KEY_DIMS": key.key_dims,
+        "VALUE_DIMS": value.value_dims,
+        "KEY_AT": layout.key_slots[0].offset,
+        "VALUE_AT": layout.value_slots[0].offset,
+        "META_AT": layout.key_slots[1].offset if key.affine else None,
+        "KEY_ROW": layout.key_slots[0].row_bytes // item,
+        "VALUE_ROW": layout.value_slots[0].row_bytes // item,
+        "COMPUTE": getattr(tl, key.key_compute),
+        "KEY_FACTOR": key.key_factor,
+        "UNROTATE": in_kernel,
+        "PAGE_BYTES": layout.page_bytes,
+        "HEAD_BYTES": layout.head_bytes,
+        "KV_HEADS": layout.kv_heads,
+        "GROUP": q.shape[1] // layout.kv_heads,
+        "HEAD": q.shape[2],
+        "PAGE": layout.page_tokens,
+        "SPLIT": tiling.splits > 1,
+        "LEAST": LEAST_PAGES,
+        "STAGES": tiling.stages,
+        "num_warps": tiling.warps,
+        # a grid that does not fill the chip, begun while programs of another are still there, comes to lie unevenly
+        **(follows(q.device) if tiling.splits > 1 else {"EARLY": False}),
+    }
+
+
+def _stageable(q: Tensor, layer: LayerPages, correction: ScoreCorrection | None) -> bool:
+    """Whether the kernel with staged pages knows these pages: both sides codes, or both in the same 16 bits."""
+    plan = layer.plan
+    codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
+    codes = all(codec.keys_of is not None for codec in codecs) and codecs[0].affine == codecs[1].affine
+    floats = plan.key.scheme == plan.value.scheme and plan.key.scheme.name in ("bf16", "fp16")
+    return (
+        (codes or floats) and _chip(q.device).stages_pages and correction is None and q.shape[2] in (64, 128)
+        and layer.layout.page_tokens == _STAGED_PAGE
+    )  # fmt: skip
+
+
+def _tiling(q: Tensor, rows: Rows, part: _Part, layer: LayerPages, correction: ScoreCorrection | None) -> Tiling:
     layout, plan = layer.layout, layer.plan
     codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
     if rows.invariant:  # as if for one short row over one page, which nobody shares
         return choose_tiling(codecs, _INVARIANT_ROWS, layout.head_bytes, 1, layout.kv_heads, 1, _chip(q.device))
     return choose_tiling(
         codecs, part.max_query * (q.shape[1] // layout.kv_heads), layout.head_bytes, part.count, layout.kv_heads,
-        -(-rows.max_context // layout.page_tokens), _chip(q.device),
+        -(-rows.max_context // layout.page_tokens), _chip(q.device), _stageable(q, layer, correction),
     )  # fmt: skip
 
 
@@ -195,7 +176,7 @@ def attend(
     correction: ScoreCorrection | None, tiling: Tiling | None = None,
 ) -> Tensor:  # fmt: skip
     q = q.contiguous()
-    in_kernel = layer.value.rotated and layer.value.matrix is None and _pow2(q.shape[2]) == q.shape[2]
+    in_kernel = layer.value.rotated and layer.value.matrix is None and padded(q.shape[2]) == q.shape[2]
     finished = in_kernel or not layer.value.changes  # nothing follows that wants more than the model's own type
     out = torch.empty_like(q, dtype=rows.compute if finished and rows.compute is not None else torch.float32)
     for part in _parts(rows):
@@ -207,7 +188,7 @@ def attend(
             if got is not space:
                 space.copy_(got)
             continue
-        cut = tiling or _tiling(q, rows, part, layer)
+        cut = tiling or _tiling(q, rows, part, layer, correction)
         _attend_part(q, out, rows, part, layer, softmax_scale, window, correction, cut, in_kernel)
     return out if finished else layer.value.output(out)
 
@@ -223,15 +204,24 @@ def _attend_part(
     assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
     if part.max_query == 1 and part.first == 0:
         tokens = part.count  # the others have no split to merge
-    share, width = splits * tokens * heads, _pow2(head_dim)
+    share, width = splits * tokens * heads, padded(head_dim)
     partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
     stats = partial[share * width :] if splits > 1 else partial
     stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
-    launch(
-        attend_kernel, (splits, layout.kv_heads * blocks, part.count), q,
-        *_correction(correction, q), out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context,
-        rows.block_tables, layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads,
-        window or 0, part.first, WINDOW=window is not None,
-        PAIRS=0 if correction is None else correction.rope.cos.shape[1],
-        **_constants(layer, q, tiling, in_kernel),
+    common = (
+        out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context, rows.block_tables,
+        layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0, part.first,
     )  # fmt: skip
+    if tiling.staged:
+        from octavo.kernels.attention.triton_staged import attend_staged_kernel
+
+        launch(
+            attend_staged_kernel, (layout.kv_heads * blocks, part.count, splits), q, *common,
+            WINDOW=window is not None, **_staged_constants(layer, q, tiling, in_kernel),
+        )  # fmt: skip
+    else:
+        launch(
+            attend_kernel, (splits, layout.kv_heads * blocks, part.count), q, *_correction(correction, q), *common,
+            WINDOW=window is not None, PAIRS=0 if correction is None else correction.rope.cos.shape[1],
+            **_constants(layer, q, tiling, in_kernel),
+        )  # fmt: skip

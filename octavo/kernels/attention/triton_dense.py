@@ -19,11 +19,11 @@ from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
 
-__all__ = ["attend_dense", "choose_flash", "takes", "unpack"]
+__all__ = ["GLUON_KNOWN", "attend_dense", "choose_flash", "takes", "unpack"]
 
 _LEAST_QUERIES = 64
 _TILE = 16
-_GLUON_KNOWN = ["3", "6"]
+GLUON_KNOWN = ["3", "6"]
 
 
 def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
@@ -42,7 +42,7 @@ def choose_flash(device: torch.device, head_dim: int) -> FlashCut | None:
     written in Gluon, which Triton calls experimental: it runs on the version that it was tested with."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0) or head_dim != 128:
         return None
-    if triton.__version__.split(".")[:2] == _GLUON_KNOWN:
+    if triton.__version__.split(".")[:2] == GLUON_KNOWN:
         return FlashCut(64, 64, 4, 2, overlapped=True)
     return FlashCut(64, 64, 4, 3)
 

@@ -67,19 +67,23 @@ def _key_dims(place, HEAD: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _load_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
-    COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
-):  # fmt: skip
-    packed = key_bytes(head, OFFSET, token, HEAD // 2, WIDTH // 2, TILE)
+def _keys_of(packed, BYTES: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr):
     if PLAIN:
         low, high = packed << 4, packed & -16
     else:
         low, high = tl.inline_asm_elementwise(
             _SIXTEENFOLD, "=r,=r,r", [packed], dtype=(tl.int8, tl.int8), is_pure=False, pack=4
         )
-    low, high = key_operand(low, WIDTH // 2, TILE), key_operand(high, WIDTH // 2, TILE)
-    return tl.join(low, high).permute(2, 0, 1).reshape(WIDTH, TILE)
+    low, high = key_operand(low, BYTES, TILE), key_operand(high, BYTES, TILE)
+    return tl.join(low, high).permute(2, 0, 1).reshape(2 * BYTES, TILE)
+
+
+@triton.jit
+def _load_keys(
+    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
+):  # fmt: skip
+    return _keys_of(key_bytes(head, OFFSET, token, HEAD // 2, WIDTH // 2, TILE), WIDTH // 2, TILE, PLAIN)
 
 
 @triton.jit
@@ -89,24 +93,29 @@ def _value_dims(place, HEAD: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _values_of(even, odd, BYTES: tl.constexpr, TILE: tl.constexpr, COMPUTE: tl.constexpr, PLAIN: tl.constexpr):
+    if PLAIN:
+        low = value_operand((even << 4 >> 4).to(COMPUTE), (odd << 4 >> 4).to(COMPUTE), BYTES, TILE)
+        high = value_operand((even >> 4).to(COMPUTE), (odd >> 4).to(COMPUTE), BYTES, TILE)
+    else:
+        low, high = tl.inline_asm_elementwise(
+            _PAIRS, "=r,=r,=r,=r,=r,=r,=r,=r,r,r", [even, odd], dtype=(tl.int32, tl.int32), is_pure=False, pack=4
+        )
+        first, second = halves_of(low)
+        low = value_operand(first, second, BYTES, TILE)
+        first, second = halves_of(high)
+        high = value_operand(first, second, BYTES, TILE)
+    return tl.join(low, high).permute(2, 0, 1).reshape(2 * BYTES, TILE)
+
+
+@triton.jit
 def _load_values(
     head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     even = value_bytes(head, OFFSET, token, 0, HEAD // 2, WIDTH // 2, TILE)
     odd = value_bytes(head, OFFSET, token, 1, HEAD // 2, WIDTH // 2, TILE)
-    if PLAIN:
-        low = value_operand((even << 4 >> 4).to(COMPUTE), (odd << 4 >> 4).to(COMPUTE), WIDTH // 2, TILE)
-        high = value_operand((even >> 4).to(COMPUTE), (odd >> 4).to(COMPUTE), WIDTH // 2, TILE)
-    else:
-        low, high = tl.inline_asm_elementwise(
-            _PAIRS, "=r,=r,=r,=r,=r,=r,=r,=r,r,r", [even, odd], dtype=(tl.int32, tl.int32), is_pure=False, pack=4
-        )
-        first, second = halves_of(low)
-        low = value_operand(first, second, WIDTH // 2, TILE)
-        first, second = halves_of(high)
-        high = value_operand(first, second, WIDTH // 2, TILE)
-    return tl.join(low, high).permute(2, 0, 1).reshape(WIDTH, TILE)
+    return _values_of(even, odd, WIDTH // 2, TILE, COMPUTE, PLAIN)
 
 
 @triton.jit
@@ -139,5 +148,5 @@ def _store(
 INT4_TILES = TileCodec(
     _key_dims, _load_keys, _value_dims, _load_values, arrange_weights, _store,
     key_compute="int8", value_compute="float16", affine=True, key_factor=0.0625, one_warp=True, flipped=True,
-    load_rows=_load_rows,
+    load_rows=_load_rows, keys_of=_keys_of, values_of=_values_of,
 )  # fmt: skip

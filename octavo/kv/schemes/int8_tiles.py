@@ -46,16 +46,31 @@ def _key_dims(place, HEAD: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _keys_of(codes, BYTES: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr):
+    return key_operand(codes, BYTES, TILE)
+
+
+@triton.jit
 def _load_keys(
     head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    return key_operand(key_bytes(head, OFFSET, token, HEAD, WIDTH, TILE), WIDTH, TILE)
+    return _keys_of(key_bytes(head, OFFSET, token, HEAD, WIDTH, TILE), WIDTH, TILE, PLAIN)
 
 
 @triton.jit
 def _value_dims(place, HEAD: tl.constexpr, WIDTH: tl.constexpr):
     return value_places(place, WIDTH)
+
+
+@triton.jit
+def _values_of(even, odd, BYTES: tl.constexpr, TILE: tl.constexpr, COMPUTE: tl.constexpr, PLAIN: tl.constexpr):
+    if PLAIN:
+        first, second = even.to(COMPUTE), odd.to(COMPUTE)
+    else:
+        pair = tl.inline_asm_elementwise(_PAIRS, "=r,=r,=r,=r,r,r", [even, odd], dtype=tl.int32, is_pure=False, pack=4)
+        first, second = halves_of(pair)
+    return value_operand(first, second, BYTES, TILE)
 
 
 @triton.jit
@@ -65,12 +80,7 @@ def _load_values(
 ):  # fmt: skip
     even = value_bytes(head, OFFSET, token, 0, HEAD, WIDTH, TILE)
     odd = value_bytes(head, OFFSET, token, 1, HEAD, WIDTH, TILE)
-    if PLAIN:
-        first, second = even.to(COMPUTE), odd.to(COMPUTE)
-    else:
-        pair = tl.inline_asm_elementwise(_PAIRS, "=r,=r,=r,=r,r,r", [even, odd], dtype=tl.int32, is_pure=False, pack=4)
-        first, second = halves_of(pair)
-    return value_operand(first, second, WIDTH, TILE)
+    return _values_of(even, odd, WIDTH, TILE, COMPUTE, PLAIN)
 
 
 @triton.jit
@@ -100,5 +110,5 @@ def _store(
 INT8_TILES = TileCodec(
     _key_dims, _load_keys, _value_dims, _load_values, arrange_weights, _store,
     key_compute="int8", value_compute="float16", affine=True, one_warp=True, flipped=True,
-    load_rows=load_rows,
+    load_rows=load_rows, keys_of=_keys_of, values_of=_values_of,
 )  # fmt: skip

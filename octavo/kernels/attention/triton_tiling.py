@@ -1,0 +1,96 @@
+"""How attention's work is cut into programs. Arithmetic only; the numbers in it were measured (docs/kernels.md)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from octavo.kernels.attention import ROW_BLOCKS
+from octavo.kv.tile_codec import TileCodec
+
+__all__ = ["LEAST_PAGES", "Chip", "Tiling", "choose_tiling", "padded"]
+
+_SMALL_BYTES = 10 << 10  # of a page's KV head
+LEAST_PAGES = 4
+"""of a program that shares a context, where pages are staged"""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages,
+    whether pages are prefetched to L2, and whether they come through shared memory (triton_staged.py)."""
+
+    rows: int
+    tile: int
+    splits: int
+    warps: int
+    stages: int
+    prefetch: bool = False
+    staged: bool = False
+
+
+@dataclass(frozen=True)
+class Chip:
+    processors: int
+    has_bulk_copy: bool
+    stages_pages: bool = False
+    """whether triton_staged.py runs here and was measured"""
+
+
+def padded(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def choose_tiling(
+    codecs: tuple[TileCodec, TileCodec], query_rows: int, head_bytes: int, sequences: int, kv_heads: int, pages: int,
+    chip: Chip, stageable: bool = False,
+) -> Tiling:  # fmt: skip
+    """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context;
+    `stageable`: whether triton_staged.py can read them."""
+    one_warp = any(codec.one_warp for codec in codecs)
+    exact = any(codec.key_compute == "float32" for codec in codecs)
+    rows = min(ROW_BLOCKS[-1], max(16 if exact else ROW_BLOCKS[0], padded(query_rows)))
+    if rows == ROW_BLOCKS[-1]:
+        return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
+    programs = sequences * kv_heads * -(-query_rows // rows)
+    resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
+    if stageable and rows == ROW_BLOCKS[0] and (one_warp or programs < resident * chip.processors):
+        return Tiling(rows, 64, _choose_staged_splits(programs, pages, chip.processors, one_warp), 1, 1, staged=True)
+    small = head_bytes <= _SMALL_BYTES
+    splits = _choose_splits(programs, pages, resident * chip.processors, small)
+    if one_warp:
+        # int4's few bytes leave memory idle between a program's loads
+        return Tiling(rows, 64 if rows == 8 else 32, splits, 1, 1, prefetch=chip.has_bulk_copy and small)
+    return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
+
+
+def _choose_staged_splits(programs: int, pages: int, processors: int, one_warp: bool) -> int:
+    """As `_choose_splits`, where copies are under way all the time: few programs suffice to keep memory busy, and what
+    counts is that all multiprocessors have equally many. A program that shares a context has LEAST_PAGES or more."""
+    if one_warp:
+        splits = 8 * processors // programs
+    else:  # a multiprocessor holds six, whose page is twice as long
+        splits = max(2 * processors // programs, min(3, 6 * processors // programs))
+    return max(1, min(splits, max(8, pages // 8), pages // LEAST_PAGES))
+
+
+@lru_cache(4096)  # every layer of a step asks the same
+def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
+    """How many programs share a context; `slots` is how many programs the chip holds. Measured on an H200 over contexts
+    of one length and of many (docs/kernels.md).
+
+    With a full chip none should: every split has a start, an end and a share of the merging, and since the longest
+    contexts are started first the short ones fill what they leave. With half a chip three keep a few long contexts from
+    running alone. Below, fewest page times: a wave of programs costs its pages, but for what a chip that is not full
+    does faster (down to 0.6, after a full wave to 0.8: then latency rules), and something for its start and end, which
+    weighs more where pages are `small`.
+    """
+    if programs >= slots:
+        return 1
+    if 2 * programs >= slots:
+        return max(1, min(3, pages))
+
+    def page_times(splits: int) -> float:
+        full, rest = divmod(programs * splits, slots)
+        waves = full + (max(rest / slots, 0.8 if full else 0.6) if rest else 0)
+        return waves * -(-pages // splits) + (1.0 if small else 0.3) * (full + (rest > 0))
+
+    return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)

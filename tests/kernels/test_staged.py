@@ -1,0 +1,129 @@
+"""Attention whose pages come through shared memory, against the reference, on a Hopper GPU: it is not interpreted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from octavo.kernels.attention import attend
+from octavo.kernels.attention.triton import attend as launch
+from octavo.kernels.attention.triton_tiling import Tiling, choose_tiling
+from octavo.kernels.store import store
+from octavo.kv.pool import LayerPages
+from octavo.kv.tile_codec import tiles_of
+from tests.kernels.test_triton_kernels import DEVICE, MIXED, filled, make_rows, relative, to_device
+
+HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability()[0] == 9
+pytestmark = pytest.mark.skipif(not HOPPER, reason="written for Hopper GPUs, and not interpreted")
+STAGED = ["int8", "int4", "int8,int4", "int4,int8", "bf16", "fp16"]
+CHUNKS = {
+    "decode": [(1, 1), (1, 64), (1, 65), (1, 700), (1, 2000)],
+    "several": [(2, 2), (1, 130), (2, 65), (0, 5)],
+    "mixed": [*MIXED],
+}
+
+
+def check(dtype: str, chunks: list[tuple[int, int]], heads: int, kv_heads: int, head_dim: int, splits: int, **more):
+    torch.manual_seed(11)
+    layer, rows = filled(dtype, chunks, kv_heads, head_dim), to_device(make_rows(chunks, 2))
+    q = torch.randn(len(rows.positions), heads, head_dim, device=DEVICE) * 2
+    window = more.pop("window", None)
+    want = attend(q, rows, layer, "reference", head_dim**-0.5, window)
+    for compute in (None, torch.bfloat16):
+        for _ in range(2):  # the second finds the counters as the first left them
+            tiling = Tiling(8, 64, splits, 1, more.get("stages", 1), staged=True)
+            got = launch(q, replace(rows, compute=compute), layer, head_dim**-0.5, window, None, tiling)
+            assert got.isfinite().all()
+            assert relative(got, want) < 3e-3
+
+
+@pytest.mark.parametrize("splits", [1, 3, 64])
+@pytest.mark.parametrize("kind", CHUNKS)
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", STAGED)
+def test_staged(dtype: str, head_dim: int, kind: str, splits: int):
+    check(dtype, CHUNKS[kind], 8, 2, head_dim, splits)
+
+
+@pytest.mark.parametrize("group", [1, 3, 5, 8])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bf16"])
+def test_groups(dtype: str, group: int):
+    check(dtype, CHUNKS["decode"], 2 * group, 2, 128, 4)
+
+
+@pytest.mark.parametrize("window", [1, 50, 700])
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "fp16"])
+def test_windows(dtype: str, splits: int, window: int):
+    check(dtype, CHUNKS["decode"], 4, 2, 128, splits, window=window)
+    check(dtype, CHUNKS["several"], 4, 2, 128, splits, window=window)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bf16"])
+def test_two_stages(dtype: str):
+    check(dtype, CHUNKS["decode"], 8, 2, 128, 1, stages=2)
+    check(dtype, CHUNKS["mixed"], 8, 2, 128, 5, stages=2)
+
+
+def test_static_scales():
+    """Codes without scales: what lies behind a context is a code, too, and must not count."""
+    check("int8-static", CHUNKS["decode"], 8, 2, 128, 3)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("kv_heads", [2, 32])
+def test_it_begins_before_the_store_has_ended(dtype: str, kv_heads: int):
+    """Store and attention as launches of one graph, each set up while the one before it runs: what a step stored is
+    read, at the beginning of a page, within it and at its end."""
+    torch.manual_seed(1)
+    chunks = [(1, context) for context in (1, 64, 65, 128, 200, 1000, 1025, 1919)]
+    layer = filled(dtype, chunks, kv_heads, 128)
+    rows = replace(to_device(make_rows(chunks, 2)), compute=torch.bfloat16)
+    counts = 2 * kv_heads, kv_heads, kv_heads
+    q, k, v = (torch.randn(8, count, 128, device=DEVICE, dtype=torch.bfloat16) for count in counts)
+
+    def step() -> list[torch.Tensor]:
+        several = []
+        for scale in (1.0, -2.0, 0.5, 3.0):  # each overwrites what the one before stored
+            turned = store(q * scale, k * scale, v * scale, None, rows, layer, "triton")
+            several.append(attend(turned, rows, layer, "triton", 128**-0.5))
+        return several
+
+    def slowly() -> list[torch.Tensor]:
+        several = []
+        for scale in (1.0, -2.0, 0.5, 3.0):
+            turned = store(q * scale, k * scale, v * scale, None, rows, layer, "triton")
+            torch.cuda.synchronize()
+            several.append(attend(turned, rows, layer, "triton", 128**-0.5))
+            torch.cuda.synchronize()
+        return several
+
+    want = slowly()
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        step()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            got = step()
+    for _ in range(20):
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
+
+
+def chosen(layer: LayerPages, sequences: int, pages: int) -> Tiling:
+    from octavo.kernels.attention.triton import _chip
+
+    codecs = tiles_of(layer.plan.key.scheme), tiles_of(layer.plan.value.scheme)
+    return choose_tiling(codecs, 4, layer.layout.head_bytes, sequences, 8, pages, _chip(torch.device("cuda", 0)), True)
+
+
+def test_it_is_what_runs():
+    """Chosen for codes whatever the batch, for 16 bits where few programs have to keep memory busy."""
+    codes, floats = filled("int8", [(1, 64)], 8, 128), filled("bf16", [(1, 64)], 8, 128)
+    assert all(chosen(codes, sequences, 32).staged for sequences in (1, 32, 128, 500))
+    assert [chosen(floats, sequences, 32).staged for sequences in (1, 32, 500)] == [True, True, False]
+    assert chosen(codes, 1, 32).splits == 8
+    assert chosen(codes, 1, 1).splits == chosen(codes, 500, 32).splits == 1
