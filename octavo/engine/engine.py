@@ -51,7 +51,7 @@ class Engine:
         self._texts = None if tokenizer is None else Remembered(tokenizer)
         self.on_logits: Callable[[Request, int, Tensor], None] | None = None
         """tests and evaluation: called with (request, position, logits row) for every row that was wanted;
-        to be set while nothing runs"""
+        to be set while nothing runs. The row is the caller's during the call only"""
         self._arrivals = 0
         self._device = str(runner.pool.layers[0].pages.device)
         self.overlap = self._device != "cpu" if overlap is None else overlap

@@ -10,7 +10,7 @@ The grid of a launch is fixed as well. It is made for the longest context; kerne
 
 import logging
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ __all__ = ["DecodeBuffers", "GraphSet", "ladder"]
 log = logging.getLogger("octavo")
 
 _MOST_ROWS = 512
+
+
+class Forward(Protocol):
+    def __call__(self, batch: Batch, out: Tensor | None = None) -> Tensor: ...
 
 
 def ladder(most: int) -> tuple[int, ...]:
@@ -84,7 +88,7 @@ class GraphSet:
         return next((size for size in self.sizes if size >= rows), None)
 
     @torch.inference_mode()
-    def capture(self, forward: Callable[[Batch], Tensor]) -> None:
+    def capture(self, forward: Forward) -> None:
         """Record `forward` for every size, the largest first so that the others fit into its memory."""
         begin, device = time.perf_counter(), self.buffers.tokens.device
         stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
@@ -97,17 +101,17 @@ class GraphSet:
                 self._logits = torch.empty_like(logits)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=stream):
-                self._logits[:size].copy_(forward(batch))
+                forward(batch, self._logits[:size])
             self._graphs[size] = graph
         torch.cuda.current_stream(device).wait_stream(stream)
         log.info("recorded decode steps of %d batch sizes (%.1f s)", len(self.sizes), time.perf_counter() - begin)
 
     def run(self, batch: Batch) -> Tensor:
-        """Logits fp32 `[W, vocab]` of a batch that `takes` accepts: a copy, the next step overwrites its own."""
+        """Logits fp32 `[W, vocab]` of a batch that `takes` accepts. The next replay overwrites them."""
         count = len(batch.tokens)
         size = self.size_for(count)
         assert size is not None and self._logits is not None, f"no graph for {count} rows, have {self.sizes}"
         self.buffers.fill(batch, size)
         self._graphs[size].replay()
         logits = self._logits[:count]
-        return logits.clone() if len(batch.wanted) == count else logits[batch.wanted]
+        return logits if len(batch.wanted) == count else logits[batch.wanted]

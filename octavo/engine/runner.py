@@ -31,7 +31,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`."""
+        """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`. The next run may overwrite them."""
         replayed = self.graphs is not None and self.graphs.takes(batch)
         logits = self.graphs.run(batch) if replayed and self.graphs is not None else self.forward(batch)
         if self.clips is not None:
@@ -43,7 +43,9 @@ class Runner:
         graphs.capture(self.forward)
         self.graphs = graphs
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, out: Tensor | None = None) -> Tensor:
+        """As `run`, launched kernel by kernel; into `out` if it is given."""
         rows = replace(batch.rows, invariant=True) if self.invariant else batch.rows
         step = StepContext(rows, self.pool, self.impl, self.check_finite)
-        return self.model(batch.tokens, step, batch.wanted)
+        logits = self.model(batch.tokens, step, batch.wanted)
+        return logits.float() if out is None else out.copy_(logits)

@@ -127,7 +127,8 @@ class DenseDecoder:
         self.head.invariant = True
 
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
-        """Tokens int64 `[T]` as laid out by `step.rows` -> logits fp32 `[len(wanted), vocab]` at the wanted indices.
+        """Tokens int64 `[T]` as laid out by `step.rows` -> logits `[len(wanted), vocab]` at the wanted indices, of
+        the model's own type.
 
         Every layer stores its new K and V before it attends, so the step's effect on the cache is complete even
         where no logits are wanted.
@@ -141,4 +142,4 @@ class DenseDecoder:
             delta = mlp(normed, impl)
         last = None if delta is None else delta[wanted]
         _, normed = add_norm(hidden[wanted], last, self.norm, eps, impl)
-        return self.head(normed, impl).float()
+        return self.head(normed, impl)
