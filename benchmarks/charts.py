@@ -39,7 +39,7 @@ def attention() -> "Figure":
     """Shares of the read ceiling, 2048 tokens a sequence."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in results("kernels-h200") if row["kind"] != "store" and row["context"] == 2048]
+    rows = [row for row in results("kernels-h200") if row["kind"] == "attention" and row["context"] == 2048]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, (kv_heads, group) in zip(figure.subplots(1, 2, sharey=True), ((32, 1), (8, 4)), strict=True):
         own = [row for row in rows if (row["kv_heads"], row["group"]) == (kv_heads, group)]

@@ -3,6 +3,9 @@
 Attention must read every byte of the context's pages once, so its floor is those bytes over what a plain streaming
 kernel reads per second on the same machine. Buffers rotate and exceed the L2 cache several times. On a GPU each case
 is captured in a CUDA graph and the median of its replays is taken; without one, tiny cases run with the reference.
+
+Attention is timed twice: alone, one launch after another with nothing overlapped ("attention"); and as a decode step
+has it, behind the launch that stores the new token, less what that store takes alone ("attention behind store").
 """
 
 import argparse
@@ -10,7 +13,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -54,16 +58,19 @@ class Case:
         return self.batch * self.context * self.kv_heads * vector
 
 
-def attention_cases(tiny: bool) -> list[Case]:
+def attention_cases(
+    tiny: bool, dtypes: Sequence[str] = ("bf16", "fp8", "int8", "int8,int4", "int4"),
+    contexts: Sequence[int] = (2048, 8192),
+) -> list[Case]:  # fmt: skip
     if tiny:
         return [Case(dtype, 2, 2, group, 128, 64) for dtype in ("bf16", "int8") for group in (1, 4)]
     shapes = [(32, 1), (8, 4)]
     return [
         Case(dtype, batch, kv_heads, group, context)
         for kv_heads, group in shapes
-        for context in (2048, 8192)
+        for context in contexts
         for batch in (32, 128, 8, 1)
-        for dtype in ("bf16", "fp8", "int8", "int8,int4", "int4")
+        for dtype in dtypes
         if batch * context * kv_heads <= 128 * 8192 * 8
     ]
 
@@ -135,16 +142,43 @@ def read_ceiling(device: str) -> float:
     return data.nbytes / min(seconds_of([partial(read_all, data, block)], device) for block in (1024, 2048, 4096, 8192))
 
 
-def measure_attention(case: Case, impl: str, device: str, rotated_bytes: int = ROTATED_BYTES) -> float:
+def measure_attention(
+    case: Case, impl: str, device: str, rotated_bytes: int = ROTATED_BYTES, behind_store: bool = False
+) -> float:
+    """Seconds of one launch; `behind_store`: what it adds to those of a store before it."""
     layers, rows = make_layers(case, device, rotated_bytes), make_rows(case, device)
-    q = torch.randn(case.batch, case.kv_heads * case.group, case.head_dim, device=device)
-    scale = case.head_dim**-0.5
+    layers = layers * max(1, 8 // len(layers))
+    heads, scale = case.kv_heads * case.group, case.head_dim**-0.5
+    if not behind_store:
+        q = torch.randn(case.batch, heads, case.head_dim, device=device)
+        with _launched_in_turn():
+            return seconds_of([partial(attend, q, rows, layer, impl, scale) for layer in layers], device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    q, k, v = (
+        torch.randn(case.batch, count, case.head_dim, device=device, dtype=dtype)
+        for count in (heads, case.kv_heads, case.kv_heads)
+    )
 
-    def one(layer: LayerPages) -> Callable[[], Tensor]:
-        return lambda: attend(q, rows, layer, impl, scale)
+    def both(layer: LayerPages) -> Tensor:
+        return attend(store(q, k, v, None, rows, layer, impl), rows, layer, impl, scale)
 
-    runs = [one(layer) for layer in layers]
-    return seconds_of(runs * max(1, 8 // len(runs)), device)
+    stores = seconds_of([partial(store, q, k, v, None, rows, layer, impl) for layer in layers], device)
+    return seconds_of([partial(both, layer) for layer in layers], device) - stores
+
+
+@contextmanager
+def _launched_in_turn() -> Iterator[None]:
+    """Without launches that begin before the one before them has ended: two of a kind would share the chip."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    from octavo.kernels.attention import triton
+
+    follows, triton.follows = triton.follows, lambda device: {"EARLY": False}
+    try:
+        yield
+    finally:
+        triton.follows = follows
 
 
 def measure_store(
@@ -188,6 +222,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--impl", default="triton" if torch.cuda.is_available() else "reference")
+    parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8", "int8", "int8,int4", "int4"])
+    parser.add_argument("--contexts", nargs="+", type=int, default=[2048, 8192])
     parser.add_argument("--tiny", action="store_true", help="shapes that a CPU runs in seconds")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,7 +234,7 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
         "results": [],
     }  # fmt: skip
-    for result in _measurements(options.impl, device, tiny, ceiling):
+    for result in _measurements(options, device, tiny, ceiling):
         print(result, flush=True)
         report["results"].append(result)
         if options.out:  # after each, so that a run that is stopped leaves what it has
@@ -206,14 +242,16 @@ def main() -> None:
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s on {report['machine']['device']}")
 
 
-def _measurements(impl: str, device: str, tiny: bool, ceiling: float) -> Iterator[dict[str, Any]]:
+def _measurements(options: argparse.Namespace, device: str, tiny: bool, ceiling: float) -> Iterator[dict[str, Any]]:
+    impl: str = options.impl
     rotated = 1 << 20 if tiny else ROTATED_BYTES
     for case, new in [(Case("int8", 2, 2, 1, 128, 64), 4)] if tiny else _store_cases():
         seconds, moved = measure_store(case, impl, device, new, rotated)
         yield _record("store", case, seconds, moved, ceiling, new_tokens=new)
-    for case in attention_cases(tiny):
-        seconds = measure_attention(case, impl, device, rotated)
-        yield _record("attention", case, seconds, case.must_read_bytes(), ceiling)
+    for case in attention_cases(tiny, options.dtypes, options.contexts):
+        for kind in ("attention", "attention behind store"):
+            seconds = measure_attention(case, impl, device, rotated, kind != "attention")
+            yield _record(kind, case, seconds, case.must_read_bytes(), ceiling)
 
 
 def _store_cases() -> list[tuple[Case, int]]:

@@ -17,10 +17,11 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 __all__ = ["attend_staged_kernel"]
 
 _ROWS = gl.constexpr(8)
+_KNOWN = gl.constexpr(128)
 _SCORES = gl.constexpr(gl.BlockedLayout([1, 2], [8, 4], [1, 1], [1, 0]))
 """half the rows of a tensor-core product"""
 _TOTAL = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [1, 1], [1, 0]))
-_STATS = gl.constexpr(gl.BlockedLayout([1, 1], [2, 16], [1, 1], [1, 0]))
+_TABLE = gl.constexpr(gl.BlockedLayout([4], [32], [1], [0]))
 _PLANE = gl.constexpr(gl.BlockedLayout([2], [32], [1], [0]))
 _PRODUCT = gl.constexpr(gl.NVMMADistributedLayout([2, 0], [1, 1], [16, 8]))
 
@@ -137,6 +138,15 @@ def _value_codes(room, BYTES: gl.constexpr, PAGE: gl.constexpr):
 
 
 @gluon.jit
+def _page(known, place, table, index):
+    """The page id at `index`; `known` are the first."""
+    page = gl.sum(gl.where(place == index, known, 0), 0)
+    if index >= _KNOWN:
+        page = gl.load(table + index)
+    return page
+
+
+@gluon.jit
 def _query(
     q, first_row, rows, begin, group, COMPUTE: gl.constexpr, KEY_DIMS: gl.constexpr, KV_HEADS: gl.constexpr,
     GROUP: gl.constexpr, HEAD: gl.constexpr,
@@ -234,9 +244,18 @@ def _butterflies(x, FIRST: gl.constexpr, LAST: gl.constexpr, LAYOUT: gl.constexp
 
 
 @gluon.jit
+def _part(partial, stats, at, row, live, split, splits, total_rows, HEAD: gl.constexpr):
+    """What a split left: its total, and its rows' peak and mass; nothing from `splits` on."""
+    there = live & (row * 0 + split < splits)
+    total = gl.load(partial + split * total_rows * HEAD + at, mask=there[:, None], other=0.0, cache_modifier=".cg")
+    peak = gl.load(stats + (split * total_rows + row) * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
+    mass = gl.load(stats + (split * total_rows + row) * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
+    return total, peak, mass
+
+
+@gluon.jit
 def _merge(total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, HEAD: gl.constexpr):
     """As `merge_row_block`; total `[8, HEAD]`, peak and mass lie in _TOTAL's rows."""
-    AT_ONCE: gl.constexpr = 4
     at = row[:, None] * HEAD + gl.arange(0, HEAD, layout=gl.SliceLayout(0, _TOTAL))[None, :]
     gl.store(partial + split * total_rows * HEAD + at, total, mask=live[:, None])
     gl.store(stats + (split * total_rows + row) * 2, peak, mask=live)
@@ -245,30 +264,21 @@ def _merge(total, peak, mass, partial, stats, arrived, row, live, split, splits,
     last = gl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == splits - 1
     if last:
         gl.store(arrived, 0)
-        rows_of: gl.constexpr = gl.SliceLayout(1, _STATS)
-        own, shown = gl.convert_layout(row, rows_of), gl.convert_layout(live, rows_of)
-        top = gl.full([_ROWS], -1.0e30, gl.float32, layout=rows_of)
-        weight = gl.zeros([_ROWS], gl.float32, layout=rows_of)
-        for first in range(0, splits, 16):
-            s = first + gl.arange(0, 16, layout=gl.SliceLayout(0, _STATS))[None, :]
-            each, there = (s * total_rows + own[:, None]) * 2, shown[:, None] & (s < splits)
-            peaks = gl.load(stats + each, mask=there, other=-1.0e30, cache_modifier=".cg")
-            masses = gl.load(stats + each + 1, mask=there, other=0.0, cache_modifier=".cg")
-            higher = gl.maximum(top, gl.max(peaks, 1))
-            weight = weight * gl.exp2(top - higher) + gl.sum(masses * gl.exp2(peaks - higher[:, None]), 1)
-            top = higher
-        peak = gl.convert_layout(top, gl.SliceLayout(1, _TOTAL))
-        mass = gl.convert_layout(weight, gl.SliceLayout(1, _TOTAL))
+        peak = gl.full([_ROWS], -1.0e30, gl.float32, layout=gl.SliceLayout(1, _TOTAL))
+        mass = gl.zeros([_ROWS], gl.float32, layout=gl.SliceLayout(1, _TOTAL))
         total = gl.zeros([_ROWS, HEAD], gl.float32, layout=_TOTAL)
-        for first in range(0, splits, AT_ONCE):
-            for more in gl.static_range(AT_ONCE):
-                other = first + more
-                there = live & (row * 0 + other < splits)
-                part = gl.load(
-                    partial + other * total_rows * HEAD + at, mask=there[:, None], other=0.0, cache_modifier=".cg"
-                )
-                one = gl.load(stats + (other * total_rows + row) * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
-                total += part * gl.exp2(one - peak)[:, None]
+        for first in range(0, splits, 4):  # four at once, so that their loads do not wait in turn
+            part0, peak0, mass0 = _part(partial, stats, at, row, live, first, splits, total_rows, HEAD)
+            part1, peak1, mass1 = _part(partial, stats, at, row, live, first + 1, splits, total_rows, HEAD)
+            part2, peak2, mass2 = _part(partial, stats, at, row, live, first + 2, splits, total_rows, HEAD)
+            part3, peak3, mass3 = _part(partial, stats, at, row, live, first + 3, splits, total_rows, HEAD)
+            top = gl.maximum(peak, gl.maximum(gl.maximum(peak0, peak1), gl.maximum(peak2, peak3)))
+            shrink, peak = gl.exp2(peak - top), top
+            peak0, peak1 = gl.exp2(peak0 - top), gl.exp2(peak1 - top)
+            peak2, peak3 = gl.exp2(peak2 - top), gl.exp2(peak3 - top)
+            mass = mass * shrink + mass0 * peak0 + mass1 * peak1 + mass2 * peak2 + mass3 * peak3
+            total = total * shrink[:, None] + part0 * peak0[:, None] + part1 * peak1[:, None]
+            total = total + part2 * peak2[:, None] + part3 * peak3[:, None]
     return last, total, mass
 
 
@@ -288,6 +298,10 @@ def attend_staged_kernel(
     blocks = gl.num_programs(0) // KV_HEADS
     split, group, sequence = gl.program_id(2), gl.program_id(0) // blocks, gl.program_id(1) + first_sequence
     first_row = gl.program_id(0) % blocks * _ROWS
+    table = tables + sequence.to(gl.int64) * table_stride
+    # page ids are on their way together with the lengths, which say which of them are wanted
+    place = gl.arange(0, _KNOWN, layout=_TABLE)
+    known = gl.load(table + place, mask=place < table_stride, other=0)
     context = gl.load(contexts + sequence)
     begin = gl.load(query_start + sequence)
     rows = (gl.load(query_start + sequence + 1) - begin) * GROUP
@@ -316,7 +330,6 @@ def attend_staged_kernel(
     meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
 
-    table = tables + sequence.to(gl.int64) * table_stride
     pages += group * HEAD_BYTES
     # what the launch before writes are q and rows of the pages from `fresh` on
     fresh = (context - rows // GROUP) // PAGE
@@ -325,7 +338,8 @@ def attend_staged_kernel(
             if page_from + stage >= fresh:
                 gdc_wait()
         if page_from + stage < page_to:
-            head = pages + gl.load(table + page_from + stage).to(gl.int64) * PAGE_BYTES
+            page = _page(known, place, table, page_from + stage)
+            head = pages + page.to(gl.int64) * PAGE_BYTES
             _copy_keys(head, keys.index(stage), meta.index(stage), KEY_AT, META_AT)
             _copy_plane(head + VALUE_AT, values.index(stage))
             async_copy.commit_group()
@@ -343,7 +357,7 @@ def attend_staged_kernel(
     peak = gl.full([_ROWS], -1.0e30, gl.float32, layout=rows_of)
     mass = gl.zeros([_ROWS], gl.float32, layout=rows_of)
     offset = gl.zeros([_ROWS], gl.float32, layout=rows_of)
-    upcoming = gl.load(table + gl.minimum(page_from + STAGES, page_to - 1))
+    upcoming = _page(known, place, table, gl.minimum(page_from + STAGES, page_to - 1))
     for index in range(page_from, page_to):
         slot = (index - page_from) % STAGES
         more = index + STAGES < page_to

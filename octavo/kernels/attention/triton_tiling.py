@@ -64,7 +64,8 @@ def choose_tiling(
 
 def _choose_staged_splits(programs: int, pages: int, processors: int, one_warp: bool) -> int:
     """As `_choose_splits`, where copies are under way all the time: few programs suffice to keep memory busy, and what
-    counts is that all multiprocessors have equally many. A program that shares a context has LEAST_PAGES or more."""
+    counts is that all multiprocessors have equally many. Of programs that merge splits, which takes registers, eight
+    live on one. A program that shares a context has LEAST_PAGES or more."""
     if one_warp:
         splits = 8 * processors // programs
     else:  # a multiprocessor holds six, whose page is twice as long
