@@ -137,8 +137,8 @@ def decode(runner: Runner, spec: ModelSpec, shape: Shape, size: int, ceiling: fl
         runner.graphs = None
         yield {
             "kind": "decode", "mode": mode, "batch": size, "context": shape.context, "step_ms": seconds * 1e3,
-            "device_ms": None if on_device is None else on_device * 1e3, "tokens_per_s": size / seconds, "floor_ms": floor * 1e3, "share_of_floor": floor / seconds,
-            "weight_bytes": weights, "cache_bytes": cache,
+            "device_ms": None if on_device is None else on_device * 1e3, "tokens_per_s": size / seconds,
+            "floor_ms": floor * 1e3, "share_of_floor": floor / seconds, "weight_bytes": weights, "cache_bytes": cache,
         }  # fmt: skip
 
 
