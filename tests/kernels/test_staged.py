@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("triton")
 
 from octavo.kernels.attention import attend
-from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.attention.tiling import Tiling, choose_tiling
+from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.store import store
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of

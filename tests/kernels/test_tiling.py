@@ -53,7 +53,7 @@ def test_what_is_not_staged():
 @pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("codec", [CODES, FLOATS], ids=["codes", "floats"])
 def test_one_page_has_one_program(codec, staged: bool):
-    """Kernels that split and kernels that do not are both compiled at start, from a page and from the longest context."""
+    """Kernels that split and kernels that do not are both compiled at start, of one page and of the longest context."""
     assert tiling(codec, 1, pages=1, staged=staged).splits == 1
     assert tiling(codec, 1, pages=64, staged=staged).splits > 1
     assert tiling(codec, 500, 32, pages=64, staged=staged).splits == 1

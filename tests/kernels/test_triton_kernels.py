@@ -13,9 +13,9 @@ import torch
 pytest.importorskip("triton")
 
 from octavo.kernels.attention import attend
+from octavo.kernels.attention.tiling import Chip, choose_tiling
 from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.attention.triton_kernel import attend_kernel
-from octavo.kernels.attention.tiling import Chip, choose_tiling
 from octavo.kernels.rows import Rope, Rows, ScoreCorrection
 from octavo.kernels.store import store
 from octavo.kernels.store.triton import Cut, store_kernel

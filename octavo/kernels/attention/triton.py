@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import follows, launch
+from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
 from octavo.kernels.attention.triton_dense import GLUON_KNOWN, attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
-from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
