@@ -49,18 +49,18 @@ TIMED = [
 
 
 def cuts() -> dict[str, FlashCut]:
-    several = [FlashCut(128, keys, 8, stages, tma) for keys, stages in ((64, 3), (128, 2)) for tma in (False, True)]
-    several += [FlashCut(128, 64, 8, 2), FlashCut(64, 64, 4, 2, True), FlashCut(64, 128, 4, 2, True)]
+    several = [FlashCut(128, keys, 8, stages) for keys, stages in ((64, 3), (64, 2), (128, 2))]
+    several += [FlashCut(64, 64, 4, 2), FlashCut(64, 64, 4, 3), FlashCut(64, 128, 4, 2)]
     several += [FlashCut(128, keys, 8, stages, overlapped=True) for keys, stages in ((64, 2), (64, 4), (128, 2))]
     several += [FlashCut(64, 64, 4, 2, overlapped=True)]
     best = FlashCut(128, 128, 8, 2, overlapped=True)
     several += [replace(best, together_bytes=count << 20) for count in (8, 32, 1 << 10)]
-    several += [replace(several[3], together_bytes=1 << 30)]
+    several += [replace(several[2], together_bytes=1 << 30)]
     return {_name(cut): cut for cut in several}
 
 
 def _name(cut: FlashCut) -> str:
-    kind = "overlapped" if cut.overlapped else "tma" if cut.tma else "pointers"
+    kind = "overlapped" if cut.overlapped else "triton"
     return f"{kind} {cut.rows}x{cut.keys}, {cut.warps} warps, {cut.stages} stages, {cut.together_bytes >> 20} MB"
 
 

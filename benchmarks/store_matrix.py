@@ -62,15 +62,13 @@ def variants(gpu: bool) -> list[Variant]:
         cuts += [MatrixCut(64, 16, 4, precision), MatrixCut(64, 32, 4, precision), MatrixCut(64, 32, 8, precision)]
         cuts += [MatrixCut(128, 16, 8, precision), MatrixCut(128, 32, 8, precision)]
         cuts += [MatrixCut(64, 64, 4, precision), MatrixCut(128, 64, 8, precision)]
-    cuts += [MatrixCut(128, 32, 8, "bf16x6", values_apart=True), MatrixCut(64, 16, 4, "tf32")]
+    cuts += [MatrixCut(64, 16, 4, "tf32")]
     several = [*plain, Variant("int4 balanced, torch", "int4", True, by_torch=True), Variant("chosen", "int4", True)]
     return several + [Variant(_name(cut), "int4", True, cut) for cut in cuts]
 
 
 def _name(cut: Any) -> str:
     extra = [cut.precision] if cut.precision != "split" else []
-    extra += [f"{cut.registers} regs"] if cut.registers else []
-    extra += ["v apart"] if cut.values_apart else []
     return " ".join([f"{cut.vectors} rows, chunk {cut.chunk}, {cut.warps} warps", *extra])
 
 

@@ -57,10 +57,9 @@ def check_flash(
 
 
 @pytest.mark.parametrize("window", [None, 1, 50, 150])
-@pytest.mark.parametrize("tma", [False, True])
-def test_ragged_chunks(window: int | None, tma: bool):
-    check_flash(CHUNKS, 2, 1, 64, window, FlashCut(32, 32, 4, 2, tma))
-    check_flash(CHUNKS, 3, 1, 64, window, FlashCut(64, 32, 4, 2, tma, 1 << 10))
+def test_ragged_chunks(window: int | None):
+    check_flash(CHUNKS, 2, 1, 64, window, FlashCut(32, 32, 4, 2))
+    check_flash(CHUNKS, 3, 1, 64, window, FlashCut(64, 32, 4, 2, 1 << 10))
 
 
 @pytest.mark.parametrize("group", [2, 3, 4])
@@ -69,20 +68,18 @@ def test_groups(group: int, window: int | None):
     check_flash(CHUNKS, 2, group, 64, window)
 
 
-@pytest.mark.parametrize("tma", [False, True])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
-def test_widths(head_dim: int, tma: bool):
-    check_flash([(40, 40), (9, 75)], 2, 2, head_dim, cut=FlashCut(32, 32, 4, 2, tma))
+def test_widths(head_dim: int):
+    check_flash([(40, 40), (9, 75)], 2, 2, head_dim, cut=FlashCut(32, 32, 4, 2))
 
 
 def test_half_precision():
     check_flash(CHUNKS, 2, 2, 64, dtype=torch.float16)
 
 
-@pytest.mark.parametrize("tma", [False, True])
-def test_what_lies_behind_a_context_is_not_read(tma: bool):
+def test_what_lies_behind_a_context_is_not_read():
     """Another sequence's NaN must not come in, times zero, through the tile that its keys share with ours."""
-    check_nothing_behind(FlashCut(32, 32, 4, 2, tma), 64)
+    check_nothing_behind(FlashCut(32, 32, 4, 2), 64)
 
 
 def check_nothing_behind(cut: FlashCut, head_dim: int):

@@ -26,7 +26,7 @@ __all__ = ["pytestmark"]
 
 CHUNKS = [(3, 70), (1, 1), (2, 65), (14, 14)]
 TOKENS, LOST = 20, 1  # the token without a slot
-CUTS = [MatrixCut(16, 32, 4), MatrixCut(64, 16, 4, values_apart=True)]
+CUTS = [MatrixCut(16, 32, 4), MatrixCut(64, 16, 4)]
 if WIDE:
     CUTS += [MatrixCut(16, 32, 8), MatrixCut(64, 32, 4), MatrixCut(128, 16, 8), MatrixCut(64, 32, 8, "tf32x3")]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Chunks
@@ -23,14 +22,13 @@ _LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class FlashCut:
-    """How the work is cut: query rows a program, keys a tile, warps, load stages, whether tiles come through TMA; and
-    the keys and values, in bytes, of the heads that are worked on side by side."""
+    """How the work is cut: query rows a program, keys a tile, warps, load stages; and the keys and values,
+    in bytes, of the heads that are worked on side by side."""
 
     rows: int
     keys: int
     warps: int
     stages: int
-    tma: bool = False
     together_bytes: int = 16 << 20
     overlapped: bool = False
     """the kernel of triton_flash_hopper.py, which wants a Hopper GPU, 8 warps (or 4 of 64 rows), two stages or more,
@@ -58,10 +56,8 @@ def flash(
         tiles = [hopper_tiles(side, cut.keys) for side in (keys, values)]
         launch(hopper_flash_kernel, grid, q, *tiles, *laid, together, **constants)
         return
-    width = triton.next_power_of_2(head_dim)
-    tiles = [_tiles(side, cut.keys, width) if cut.tma else side for side in (keys, values)]
     launch(
-        flash_kernel, grid, q, keys, values, *tiles, *laid, together, WIDTH=width, TMA=cut.tma,
+        flash_kernel, grid, q, keys, values, *laid, together, WIDTH=triton.next_power_of_2(head_dim),
         num_stages=cut.stages, **constants,
     )  # fmt: skip
 
@@ -70,14 +66,6 @@ def heads_together(chunks: Chunks, keys: Tensor, together_bytes: int) -> int:
     """How many KV heads' keys and values are `together_bytes`, in a chunk of average context."""
     average = max(1, chunks.context_tokens // (len(chunks.key_start) - 1))
     return max(1, min(keys.shape[1], together_bytes // (2 * average * keys.shape[2] * keys.element_size())))
-
-
-def _tiles(side: Tensor, keys: int, width: int) -> TensorDescriptor:
-    """Tiles of one head of `[tokens, G, D]`, dimensions from D on zero."""
-    tokens, kv_heads, head_dim = side.shape
-    return TensorDescriptor(
-        side, [kv_heads, tokens, head_dim], [head_dim, kv_heads * head_dim, 1], [1, keys, width]
-    )  # fmt: skip
 
 
 @triton.jit
@@ -99,18 +87,14 @@ def _tile(
 
 @triton.jit
 def _walk(
-    state, query, keys, values, key_tiles, value_tiles, begin, context, position, window, group, scale_log2, first, end,
-    MASKED: tl.constexpr, TMA: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, HEAD: tl.constexpr,
+    state, query, keys, values, begin, context, position, window, group, scale_log2, first, end,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, HEAD: tl.constexpr,
     WIDTH: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Take the tiles from key `first` up to `end` into the softmax. Masked tiles never come through TMA, which would
-    bring the next context's vectors past this one's end: times zero they may still be NaN."""
+    """Take the tiles from key `first` up to `end` into the softmax."""
     total, peak, mass = state
     for start in tl.range(first, end, KEYS, num_stages=STAGES):
-        if TMA and not MASKED:
-            tile = key_tiles.load([group, begin + start, 0]).reshape(KEYS, WIDTH)
-        else:
-            tile = _tile(keys, begin, start, context, group, KV_HEADS, HEAD, WIDTH, KEYS, MASKED)
+        tile = _tile(keys, begin, start, context, group, KV_HEADS, HEAD, WIDTH, KEYS, MASKED)
         score = tl.dot(query, tl.trans(tile), input_precision="ieee")
         if MASKED:
             key = (start + tl.arange(0, KEYS))[None, :]
@@ -122,10 +106,7 @@ def _walk(
         weights = tl.exp2(score * scale_log2 - top[:, None])
         alpha = tl.exp2(peak - top)
         peak, mass = top, mass * alpha + tl.sum(weights, 1)
-        if TMA and not MASKED:
-            tile = value_tiles.load([group, begin + start, 0]).reshape(KEYS, WIDTH)
-        else:
-            tile = _tile(values, begin, start, context, group, KV_HEADS, HEAD, WIDTH, KEYS, MASKED)
+        tile = _tile(values, begin, start, context, group, KV_HEADS, HEAD, WIDTH, KEYS, MASKED)
         total = tl.dot(weights.to(tile.dtype), tile, total * alpha[:, None], input_precision="ieee")
     return total, peak, mass
 
@@ -133,9 +114,9 @@ def _walk(
 # none of these may compile a kernel anew: they change with the batch
 @triton.jit(do_not_specialize=["window", "blocks", "together"])
 def flash_kernel(
-    q, keys, values, key_tiles, value_tiles, out, query_start, key_start, scale_log2, window, blocks, together,
+    q, keys, values, out, query_start, key_start, scale_log2, window, blocks, together,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    KEYS: tl.constexpr, WINDOW: tl.constexpr, TMA: tl.constexpr, STAGES: tl.constexpr,
+    KEYS: tl.constexpr, WINDOW: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """q `[tokens, KV_HEADS * GROUP, HEAD]`, keys and values `[context tokens, KV_HEADS, HEAD]`, out as q; grid
     (`blocks` of the longest chunk * KV_HEADS, chunks). `together` heads run side by side, the last blocks first, which
@@ -174,15 +155,15 @@ def flash_kernel(
     )  # fmt: skip
     if WINDOW:
         state = _walk(
-            state, query, keys, values, key_tiles, value_tiles, key_begin, context, position, window, group, scale_log2,
-            start, whole_from, True, TMA, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, 1,
+            state, query, keys, values, key_begin, context, position, window, group, scale_log2,
+            start, whole_from, True, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, 1,
         )  # fmt: skip
     state = _walk(
-        state, query, keys, values, key_tiles, value_tiles, key_begin, context, position, window, group, scale_log2,
-        whole_from, whole_to, False, TMA, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, STAGES,
+        state, query, keys, values, key_begin, context, position, window, group, scale_log2,
+        whole_from, whole_to, False, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, STAGES,
     )  # fmt: skip
     total, _peak, mass = _walk(
-        state, query, keys, values, key_tiles, value_tiles, key_begin, context, position, window, group, scale_log2,
-        whole_to, highest + 1, True, TMA, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, 1,
+        state, query, keys, values, key_begin, context, position, window, group, scale_log2,
+        whole_to, highest + 1, True, WINDOW, KV_HEADS, HEAD, WIDTH, KEYS, 1,
     )  # fmt: skip
     tl.store(out + at, (total / mass[:, None]).to(out.dtype.element_ty), mask=real)

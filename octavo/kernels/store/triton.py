@@ -138,10 +138,6 @@ class MatrixCut:
     warps: int
     precision: str = "split"
     """what is done to fp32 factors: by the kernel ("split"), or one of `tl.dot`'s input precisions"""
-    registers: int | None = None
-    """at most so many a thread"""
-    values_apart: bool = False
-    """values that are rotated by butterflies go through the kernel of triton_wide.py, a second launch"""
 
 
 def choose_matrix_cut(tokens: int, head_dim: int, invariant: bool) -> MatrixCut:
@@ -224,7 +220,7 @@ def store(
     return step.out
 
 
-def _store_by_butterflies(step: _Step, cut: Cut, only_values: bool = False) -> None:
+def _store_by_butterflies(step: _Step, cut: Cut) -> None:
     tokens, heads, head_dim = step.q.shape
     kv_heads = step.layer.layout.kv_heads
     constants = step.constants() | {
@@ -232,12 +228,11 @@ def _store_by_butterflies(step: _Step, cut: Cut, only_values: bool = False) -> N
         "TURN_VALUES": step.layer.value.rotated,
         "num_warps": cut.warps,
     }
-    if cut.wide and (only_values or step.pairs in (0, head_dim // 2)):  # it holds halves: pairs must be of both
-        kv_blocks = triton.cdiv(tokens * kv_heads, cut.vectors)
-        blocks = kv_blocks if only_values else triton.cdiv(tokens * heads, cut.vectors) + 2 * kv_blocks
+    if cut.wide and step.pairs in (0, head_dim // 2):  # it holds halves: pairs must be of both
+        blocks = triton.cdiv(tokens * heads, cut.vectors) + 2 * triton.cdiv(tokens * kv_heads, cut.vectors)
         launch(
             store_wide_kernel, (blocks,), *step.addresses(), *step.strides(), tokens, ROPE=step.pairs > 0,
-            ONLY_VALUES=only_values, VECTORS=cut.vectors, **constants,
+            VECTORS=cut.vectors, **constants,
         )  # fmt: skip
     else:
         q_blocks = triton.cdiv(heads, cut.vectors)
@@ -248,13 +243,11 @@ def _store_by_butterflies(step: _Step, cut: Cut, only_values: bool = False) -> N
 
 
 def _store_by_matrix(step: _Step, cut: MatrixCut) -> None:
-    tokens, heads, head_dim = step.q.shape
+    tokens, heads, _ = step.q.shape
     layer, kv_heads = step.layer, step.layer.layout.kv_heads
     queries, keys = stands_for_queries(layer.key, step.q), stands_for_keys(layer.key, step.k)
     values = stands_for_values(layer.value, step.v, _EXACT)
-    apart = cut.values_apart and _by_butterflies(layer.value, head_dim)
-    kv_blocks = triton.cdiv(tokens, cut.vectors) * (1 if apart else 2)
-    blocks = kv_heads * (triton.cdiv(tokens * heads // kv_heads, cut.vectors) + kv_blocks)
+    blocks = kv_heads * (triton.cdiv(tokens * heads // kv_heads, cut.vectors) + 2 * triton.cdiv(tokens, cut.vectors))
     none = queries.matrix  # never read
     launch(
         store_matrix_kernel, (blocks,), *step.addresses(), queries.matrix, keys.matrix, values.matrix,
@@ -262,7 +255,5 @@ def _store_by_matrix(step: _Step, cut: MatrixCut) -> None:
         *step.strides(), tokens, KEYS_SHARE=keys.shared, VALUES_SHARE=values.shared,
         SHIFT_KEYS=keys.shift is not None, SHIFT_VALUES=values.shift is not None, VALUE_FACTOR=values.factor,
         ROPE_WIDTH=step.pairs, ROWS=cut.vectors, CHUNK=cut.chunk, PRECISION="ieee" if _INTERPRETED else cut.precision,
-        num_warps=cut.warps, **({} if cut.registers is None else {"maxnreg": cut.registers}), **step.constants(),
+        num_warps=cut.warps, **step.constants(),
     )  # fmt: skip
-    if apart:
-        _store_by_butterflies(step, choose_cut(kv_heads), only_values=True)

@@ -72,13 +72,9 @@ def store_wide_kernel(
     TURN_KEYS: tl.constexpr, TURN_VALUES: tl.constexpr, ROPE: tl.constexpr, HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr, VECTORS: tl.constexpr, PAGE: tl.constexpr,
     PAGE_BYTES: tl.constexpr, HEAD_BYTES: tl.constexpr, PLAIN: tl.constexpr, EARLY: tl.constexpr,
-    ONLY_VALUES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of q, then of k, then of v; of v alone with ONLY_VALUES), VECTORS heads each; head h of token t is
-    vector t * heads + h."""
+    """Grid (blocks of q, then of k, then of v), VECTORS heads each; head h of token t is vector t * heads + h."""
     q_blocks, kv_blocks = tl.cdiv(tokens * HEADS, VECTORS), tl.cdiv(tokens * KV_HEADS, VECTORS)
-    if ONLY_VALUES:
-        q_blocks, kv_blocks = 0, 0
     block = tl.program_id(0)
     after_previous(EARLY)
     if block < q_blocks:
