@@ -2,7 +2,8 @@
 
 One new token a sequence, head width 128, contexts of one length and of many. For each shape and cache the time with
 each number of splits, and with the number that the engine chooses; the floor is the bytes of the pages over what a
-kernel that only reads reaches.
+kernel that only reads reaches. Where pages are staged a program has four of them at least: more splits than that allows
+leave programs that end at once.
 """
 
 import argparse

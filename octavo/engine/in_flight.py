@@ -67,7 +67,8 @@ class InFlight:
 
 
 def take_off(readers: tuple[Reader, ...], logits: Tensor, eos_ids: tuple[int, ...], keep_logits: bool) -> InFlight:
-    """Sample from a step's logits `[W, V]`, without waiting for them."""
+    """Sample from a step's logits `[W, V]`, without waiting for them. They may be lent until the next step: one whose
+    logits are kept is read before that (`needs_ids`, and `on_logits` in the engine)."""
     samplers = [reader.request for reader in readers if _samples(reader)]
     keep_logits = keep_logits or any(reader.request.wants_prompt for reader in readers)
     chosen = choose(_last_rows(readers, logits), samplers, eos_ids) if samplers else None

@@ -40,12 +40,12 @@ def variants(group: int, page_tokens: int, most_new: int, longest: int, sequence
 
     `most_new` tokens of a step, `longest` context, most `sequences`.
     """
-    most_new = min(most_new, longest)
+    sequences, most_new = min(sequences, most_new), min(most_new, longest)
     news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *FEW_ROWS)})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
     if sequences > 1:
-        several.append(Variant(1, longest, sequences=min(sequences, most_new)))
+        several.append(Variant(1, longest, sequences=sequences))
     return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
 
 

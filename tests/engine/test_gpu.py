@@ -114,13 +114,15 @@ def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, family, dty
 def compiled() -> int:
     from octavo.kernels.activation.triton import silu_mul_kernel
     from octavo.kernels.attention.triton_kernel import attend_kernel
+    from octavo.kernels.attention.triton_staged import attend_staged_kernel
+    from octavo.kernels.linear.triton import linear_kernel
     from octavo.kernels.norm.triton import norm_kernel
     from octavo.kernels.store.triton import store_kernel
     from octavo.kernels.store.triton_matrix import store_matrix_kernel
     from octavo.kernels.store.triton_wide import store_wide_kernel
 
     stores = (store_kernel, store_matrix_kernel, store_wide_kernel)
-    kernels = (attend_kernel, *stores, norm_kernel, silu_mul_kernel)
+    kernels = (attend_kernel, attend_staged_kernel, *stores, norm_kernel, silu_mul_kernel, linear_kernel)
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
 
 

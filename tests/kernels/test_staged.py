@@ -22,6 +22,7 @@ CHUNKS = {
     "decode": [(1, 1), (1, 64), (1, 65), (1, 700), (1, 2000)],
     "several": [(2, 2), (1, 130), (2, 65), (0, 5)],
     "mixed": [*MIXED],
+    "long": [(1, 9000), (1, 70), (1, 20000)],
 }
 
 
@@ -79,10 +80,12 @@ def test_it_begins_before_the_store_has_ended(dtype: str, kv_heads: int):
     read, at the beginning of a page, within it and at its end."""
     torch.manual_seed(1)
     chunks = [(1, context) for context in (1, 64, 65, 128, 200, 1000, 1025, 1919)]
+    chunks += [(3, 130), (4, 1025)]  # over the end of a page, which is fresh as well
     layer = filled(dtype, chunks, kv_heads, 128)
     rows = replace(to_device(make_rows(chunks, 2)), compute=torch.bfloat16)
     counts = 2 * kv_heads, kv_heads, kv_heads
-    q, k, v = (torch.randn(8, count, 128, device=DEVICE, dtype=torch.bfloat16) for count in counts)
+    tokens = len(rows.positions)
+    q, k, v = (torch.randn(tokens, count, 128, device=DEVICE, dtype=torch.bfloat16) for count in counts)
 
     def step() -> list[torch.Tensor]:
         several = []

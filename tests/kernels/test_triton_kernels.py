@@ -16,6 +16,7 @@ from octavo.kernels.attention import attend
 from octavo.kernels.attention.tiling import Chip, choose_tiling
 from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.attention.triton_kernel import attend_kernel
+from octavo.kernels.attention.triton_staged import attend_staged_kernel
 from octavo.kernels.rows import Rope, Rows, ScoreCorrection
 from octavo.kernels.store import store
 from octavo.kernels.store.triton import Cut, store_kernel
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 WIDE = DEVICE == "cuda"
-_KERNELS = (attend_kernel, store_kernel, store_matrix_kernel, store_wide_kernel)
+_KERNELS = (attend_kernel, attend_staged_kernel, store_kernel, store_matrix_kernel, store_wide_kernel)
 DTYPES = ["fp32", "bf16", "fp16", "fp8", "int8", "int4", "int8,int4", "bf16,int8", "int4,fp16"]
 WIDTHS = [64, 80, 96, 128, 256] if WIDE else [64, 80, 128]
 CHUNKS = {

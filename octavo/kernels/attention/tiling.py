@@ -9,6 +9,7 @@ from octavo.kv.tile_codec import TileCodec
 __all__ = ["LEAST_PAGES", "Chip", "Tiling", "choose_tiling", "padded"]
 
 _SMALL_BYTES = 10 << 10  # of a page's KV head
+_MOST_SPLITS = 64
 LEAST_PAGES = 4
 """of a program that shares a context, where pages are staged"""
 
@@ -70,7 +71,7 @@ def _choose_staged_splits(programs: int, pages: int, processors: int, one_warp: 
         splits = 8 * processors // programs
     else:  # a multiprocessor holds six, whose page is twice as long
         splits = max(2 * processors // programs, min(3, 6 * processors // programs))
-    return max(1, min(splits, max(8, pages // 8), pages // LEAST_PAGES))
+    return max(1, min(splits, max(8, pages // 8), pages // LEAST_PAGES, _MOST_SPLITS))
 
 
 @lru_cache(4096)  # every layer of a step asks the same
@@ -94,4 +95,4 @@ def _choose_splits(programs: int, pages: int, slots: int, small: bool) -> int:
         waves = full + (max(rest / slots, 0.8 if full else 0.6) if rest else 0)
         return waves * -(-pages // splits) + (1.0 if small else 0.3) * (full + (rest > 0))
 
-    return min(range(1, max(1, min(pages, 64)) + 1), key=page_times)
+    return min(range(1, max(1, min(pages, _MOST_SPLITS)) + 1), key=page_times)

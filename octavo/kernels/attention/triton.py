@@ -43,7 +43,9 @@ def _chip(device: torch.device) -> Chip:
     properties = torch.cuda.get_device_properties(device)
     known = triton.__version__.split(".")[:2] == GLUON_KNOWN
     hopper = (properties.major, properties.minor) == (9, 0)
-    return Chip(properties.multi_processor_count, properties.major >= 9, stages_pages=hopper and known)
+    return Chip(
+        properties.multi_processor_count, properties.major >= 9, stages_pages=hopper and known and not _INTERPRETED
+    )
 
 
 @cache

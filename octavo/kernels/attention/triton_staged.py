@@ -1,12 +1,13 @@
-"""`attend_kernel` for one new token a sequence, with pages that come through shared memory, in Gluon.
+"""`attend_kernel` for up to 8 query rows a KV head, with pages that come through shared memory, in Gluon.
 
 A program is one warp, as there, and computes the same. What differs is when bytes are asked for: there a page's bytes
 are loaded into registers when their turn comes, and the warp waits; here a copy to shared memory is under way for every
-page that the program will need next, STAGES pages ahead. A lane's bytes lie in shared memory as it asked for them, so
-that it reads only what it brought itself, without bank conflicts.
+page that the program will need next, STAGES pages ahead. Lanes copy along memory's lines and read in the order of the
+tensor cores, so a lane reads what others brought: a barrier follows each wait, and stands before a room is filled anew.
+Triton puts them there.
 
-Since nothing but the sequence's last page and q is new in a step, a program begins to copy before the launch before it
-has ended (EARLY, triton_early.py).
+Since nothing but q and the pages from a sequence's first new token on is new in a step, a program begins to copy before
+the launch before it has ended (EARLY, triton_early.py).
 """
 
 from triton.experimental import gluon
@@ -315,7 +316,8 @@ def attend_staged_kernel(
     count = gl.cdiv(end, PAGE) - start_page
     page_from, page_to, splits = start_page, start_page + count, 1
     if SPLIT:  # shares differ by a page at most
-        splits = gl.maximum(gl.minimum(count // LEAST, gl.num_programs(2)), 1)
+        splits = gl.minimum(gl.num_programs(2), gl.maximum(count // 8, 8))  # the grid is made for the longest context
+        splits = gl.maximum(gl.minimum(count // LEAST, splits), 1)
         if split >= splits:
             return
         page_from = start_page + split * count // splits
