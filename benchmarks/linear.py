@@ -1,6 +1,10 @@
 """Products of few rows, by cuBLAS and by the Triton kernel cut in different ways: `python benchmarks/linear.py
 [--out FILE]`, on a GPU, about two minutes with compiling.
 
+`--rows 96 128 178 256` asks about batches for which the engine leaves products to cuBLAS: of a weight with 4096 rows it
+makes about as many programs as there are multiprocessors, each with all columns to run along. There is a third way
+then: cuBLAS's batched product over shares of the columns, in fp32, whose sum is left out of the time.
+
 The weights of a 7B and an 8B model in bf16, more of each than the L2 cache holds, one after another as a CUDA graph.
 Each cut's product is checked against double precision before it is timed. The floor is the weight's bytes over what a
 kernel that only reads reaches.
@@ -40,7 +44,22 @@ def cuts(rows: int) -> list[Tiling]:
     narrow = [Tiling(16, 512, 1, 1, 3), Tiling(16, 512, 1, 1, 4), Tiling(16, 256, 1, 1, 4), Tiling(32, 128, 1, 4, 8)]
     wide = [Tiling(64, 256, 1, 4, 4), Tiling(64, 128, 2, 4, 6), Tiling(32, 128, 1, 4, 6), Tiling(64, 128, 1, 4, 4)]
     return {16: narrow + wide, 32: [*narrow[2:], *wide, Tiling(32, 256, 1, 2, 3)],
-            64: [*wide[1:], Tiling(64, 128, 1, 4, 3), Tiling(128, 128, 1, 4, 4)]}[rows]  # fmt: skip
+            64: [*wide[1:], Tiling(64, 128, 1, 4, 3), Tiling(128, 128, 1, 4, 4)]}.get(rows, many(rows))  # fmt: skip
+
+
+def many(rows: int) -> list[Tiling]:
+    """For 128 and 256 rows of x."""
+    several = [Tiling(128, 64, splits, 8, 4) for splits in (2, 4, 8)] + [
+        Tiling(64, 64, splits, 4, 5) for splits in (2, 4)
+    ]
+    return several + ([Tiling(128, 128, splits, 8, 3) for splits in (2, 4)] if rows <= 128 else [])
+
+
+def in_shares(x: Tensor, weight: Tensor, shares: int) -> Tensor:
+    """fp32 `[shares, rows, features]`, the product of each share of the columns."""
+    width = x.shape[1] // shares
+    left, right = x.unflatten(1, (shares, width)).transpose(0, 1), weight.unflatten(1, (shares, width)).permute(1, 2, 0)
+    return torch.bmm(left, right, out_dtype=torch.float32)
 
 
 def measure(name: str, rows: int, ceiling: float) -> dict[str, Any]:
@@ -49,7 +68,7 @@ def measure(name: str, rows: int, ceiling: float) -> dict[str, Any]:
     weights = [torch.randn(features, width, device="cuda", dtype=torch.bfloat16) * 0.02 for _ in range(count)]
     x = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
     want = x.double() @ weights[0].double().T
-    block = next(size for size in FEW_ROWS if size >= rows)
+    block = _block(rows)
     times: dict[str, float] = {}
 
     def take(name: str, product: Any) -> None:
@@ -59,7 +78,13 @@ def measure(name: str, rows: int, ceiling: float) -> dict[str, Any]:
         times[name] = seconds_of([lambda one=one: product(one) for one in weights] * 2, "cuda", 7) * 1e6
 
     take("cublas", lambda weight: functional.linear(x, weight))
-    take("chosen", lambda weight: linear(x, weight, None))
+    if rows <= FEW_ROWS[-1]:
+        take("chosen", lambda weight: linear(x, weight, None))
+    else:
+        for shares in (2, 4):
+            times[f"cublas, {shares} shares"] = seconds_of(
+                [lambda one=one, shares=shares: in_shares(x, one, shares) for one in weights] * 2, "cuda", 7
+            ) * 1e6  # fmt: skip
     for cut in cuts(block):
         take(str(astuple(cut)), lambda weight, cut=cut: linear(x, weight, None, cut))
     floor = features * width * 2 / ceiling * 1e6
@@ -67,14 +92,18 @@ def measure(name: str, rows: int, ceiling: float) -> dict[str, Any]:
         "shape": name,
         "rows": rows,
         "floor_us": floor,
-        "chosen": astuple(choose_tiling(block, features)),
+        "chosen": astuple(choose_tiling(block, features)) if block in FEW_ROWS else None,
         "us": times,
     }
 
 
-def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
-    for rows in (8, 32, 64):
-        block = next(size for size in FEW_ROWS if size >= rows)
+def _block(rows: int) -> int:
+    return next((size for size in FEW_ROWS if size >= rows), 1 << (rows - 1).bit_length())
+
+
+def sweep(ceiling: float, several: list[int]) -> Iterator[dict[str, Any]]:
+    for rows in several:
+        block = _block(rows)
         x, weight = (torch.randn(count, 4096, device="cuda", dtype=torch.bfloat16) for count in (rows, 4096))
         with compile_ahead(16):
             for cut in cuts(block):
@@ -87,6 +116,7 @@ def sweep(ceiling: float) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 32, 64])
     parser.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args()
     begin, ceiling = time.perf_counter(), read_ceiling("cuda")
@@ -95,13 +125,14 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
         "cut": "rows of the weight, columns, splits, warps, stages", "results": [],
     }  # fmt: skip
-    for row in sweep(ceiling):
+    for row in sweep(ceiling, options.rows):
         report["results"].append(row)
         us, floor = row["us"], row["floor_us"]
         best = min((time, name) for name, time in us.items())
         print(f"{row['shape']:10} {row['rows']:3} rows: floor {floor:6.1f} us, cuBLAS {us['cublas']:6.1f} "
-              f"({floor / us['cublas']:.0%}), chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), best "
-              f"{best[0]:.1f} {best[1]}", flush=True)  # fmt: skip
+              f"({floor / us['cublas']:.0%}), "
+              + (f"chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), " if "chosen" in us else "")
+              + f"best {best[0]:.1f} {best[1]}", flush=True)  # fmt: skip
         if options.out:
             options.out.write_text(json.dumps(report, indent=1) + "\n")
         if time.perf_counter() - begin > options.seconds:

@@ -114,9 +114,9 @@ def takes(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None) -> Tensor:
-    """As `octavo.kernels.linear.linear`, where `takes` says so."""
+    """As `octavo.kernels.linear.linear`, where `takes` says so; with a `tiling` for more rows, too."""
     (rows, width), features = x.shape, len(weight)
-    block = next(size for size in FEW_ROWS if size >= rows)
+    block = next((size for size in FEW_ROWS if size >= rows), triton.next_power_of_2(rows))
     cut = tiling or choose_tiling(block, features)
     out = x.new_empty(rows, features)
     partial = x.new_empty(cut.splits * rows * features, dtype=torch.float32) if cut.splits > 1 else out
