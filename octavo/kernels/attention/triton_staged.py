@@ -227,6 +227,47 @@ def _weigh(total, weights, room, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr)
 
 
 @gluon.jit
+def _wait(more, MORE: gl.constexpr, LAST: gl.constexpr):
+    """Until no more copies are under way than MORE groups, or LAST where no later page is asked for."""
+    if more:
+        async_copy.wait_group(MORE)
+    else:
+        async_copy.wait_group(LAST)
+
+
+@gluon.jit
+def _plane(planes, slot, NUMBER: gl.constexpr):
+    """K's scale, its midpoint, V's scale or its midpoint: fp32 `[1, PAGE]`, the same in every query row."""
+    plane = planes.index(slot * 4 + NUMBER).load(gl.SliceLayout(0, _SCORES))
+    return plane.to(gl.float32)[None, :]
+
+
+@gluon.jit
+def _zero_planes_behind(planes, slot, limit):
+    """Behind the context stands anything, which would be multiplied by zero: V's scales and midpoints from row `limit`
+    on become zeros. Keys may be anything, their scores are masked."""
+    PAGE: gl.constexpr = planes.shape[1]
+    if limit < PAGE:
+        n = gl.arange(0, PAGE, layout=_PLANE)
+        for number in gl.static_range(2, 4):
+            there = planes.index(slot * 4 + number)
+            there.store(gl.where(n < limit, there.load(_PLANE), 0.0).to(gl.float16))
+
+
+@gluon.jit
+def _zero_rows_behind(room, limit):
+    """Likewise the values themselves, where they are floats."""
+    PAGE: gl.constexpr = room.shape[0]
+    LAYOUT: gl.constexpr = _copying(room.shape[1], room.dtype.primitive_bitwidth)
+    if limit < PAGE:
+        for first in gl.static_range(0, PAGE, 16):  # few at once: all would not fit into registers
+            n = first + gl.arange(0, 16, layout=gl.SliceLayout(1, LAYOUT))[:, None]
+            there = room.slice(first, 16)
+            tile = there.load(LAYOUT)
+            there.store(gl.where(n < limit, tile, gl.zeros_like(tile)))
+
+
+@gluon.jit
 def _about_log2(x):
     return x.to(gl.int32, bitcast=True).to(gl.float32) * 1.1920928955078125e-07 - 127.0
 
@@ -324,11 +365,8 @@ def attend_staged_kernel(
         page_to = start_page + (split + 1) * count // splits
 
     AFFINE: gl.constexpr = META_AT is not None
-    FLOATS: gl.constexpr = COMPUTE != gl.int8
-    OWN: gl.constexpr = _copying(VALUE_ROW, COMPUTE.primitive_bitwidth)
-    kind: gl.constexpr = gl.int8 if COMPUTE == gl.int8 else COMPUTE
-    keys = gl.allocate_shared_memory(kind, [STAGES, PAGE, KEY_ROW], _room(KEY_ROW, PAGE, kind, False))
-    values = gl.allocate_shared_memory(kind, [STAGES, PAGE, VALUE_ROW], _room(VALUE_ROW, PAGE, kind, True))
+    keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], _room(KEY_ROW, PAGE, COMPUTE, False))
+    values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], _room(VALUE_ROW, PAGE, COMPUTE, True))
     meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
 
@@ -365,23 +403,12 @@ def attend_staged_kernel(
         more = index + STAGES < page_to
         head = pages + upcoming.to(gl.int64) * PAGE_BYTES
         upcoming = gl.load(table + gl.minimum(index + STAGES + 1, page_to - 1))
-        if more:
-            async_copy.wait_group(2 * STAGES - 1)
-        else:
-            async_copy.wait_group(1)
+        _wait(more, 2 * STAGES - 1, 1)
         score = _scores(query, _key_tile(keys.index(slot), KEYS_OF)) * factor[:, None]
         if AFFINE:
-            limit = context - index * PAGE
-            if limit < PAGE:  # behind the context stands anything, and it would be multiplied by zero
-                k = gl.arange(0, PAGE, layout=_PLANE)
-                for plane in gl.static_range(2, 4):
-                    there = planes.index(slot * 4 + plane)
-                    there.store(gl.where(k < limit, there.load(_PLANE), 0.0).to(gl.float16))
-            scale = planes.index(slot * 4).load(gl.SliceLayout(0, _SCORES)).to(gl.float32)
-            mid = planes.index(slot * 4 + 1).load(gl.SliceLayout(0, _SCORES)).to(gl.float32)
-            score = score * scale[None, :] + shift[:, None] * mid[None, :]
-            scale = planes.index(slot * 4 + 2).load(gl.SliceLayout(0, _SCORES)).to(gl.float32)
-            mid = planes.index(slot * 4 + 3).load(gl.SliceLayout(0, _SCORES)).to(gl.float32)
+            _zero_planes_behind(planes, slot, context - index * PAGE)
+            score = score * _plane(planes, slot, 0) + shift[:, None] * _plane(planes, slot, 1)
+            scale, mid = _plane(planes, slot, 2), _plane(planes, slot, 3)
         if more:
             _copy_keys(head, keys.index(slot), meta.index(slot), KEY_AT, META_AT)
         seen = (index * PAGE + n)[None, :] <= position[:, None]
@@ -389,7 +416,7 @@ def attend_staged_kernel(
             seen = seen & ((index * PAGE + n)[None, :] > position[:, None] - window)
         score = gl.where(seen, score, float("-inf"))
         if AFFINE:
-            top = gl.max(score + _about_log2(gl.maximum(scale, 2.9802322387695312e-08))[None, :], 1)
+            top = gl.max(score + _about_log2(gl.maximum(scale, 2.9802322387695312e-08)), 1)
         else:
             top = gl.max(score, 1)
         new_peak = gl.maximum(peak, top)
@@ -397,20 +424,12 @@ def attend_staged_kernel(
         weights = gl.exp2(score - new_peak[:, None])
         mass = mass * alpha + gl.sum(weights, 1)
         if AFFINE:
-            offset = offset * alpha + gl.sum(weights * mid[None, :], 1)
-            weights = weights * scale[None, :]
+            offset = offset * alpha + gl.sum(weights * mid, 1)
+            weights = weights * scale
         peak = new_peak
-        if more:
-            async_copy.wait_group(2 * STAGES - 1)
-        else:
-            async_copy.wait_group(0)
-        if FLOATS:  # behind the context stands anything, and it would be multiplied by zero
-            if index * PAGE + PAGE > context:
-                for first in gl.static_range(0, PAGE, 16):
-                    k = first + gl.arange(0, 16, layout=gl.SliceLayout(1, OWN))[:, None]
-                    there = values.index(slot).slice(first, 16)
-                    tile = there.load(OWN)
-                    there.store(gl.where(k < context - index * PAGE, tile, gl.zeros_like(tile)))
+        _wait(more, 2 * STAGES - 1, 0)
+        if COMPUTE != gl.int8:
+            _zero_rows_behind(values.index(slot), context - index * PAGE)
         shrink = gl.convert_layout(alpha, gl.SliceLayout(0, _PRODUCT))
         total = _weigh(total * shrink[None, :], weights, values.index(slot), VALUES_OF, ARRANGE)
         if more:
