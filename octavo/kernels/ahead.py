@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["compile_ahead", "follows", "launch"]
+__all__ = ["COUNTERS", "compile_ahead", "counters", "follows", "launch"]
+
+COUNTERS = 1 << 20
 
 _ONLY_COMPILE: ContextVar[bool] = ContextVar("only_compile", default=False)
 _EARLY_SINCE = (9, 0)
@@ -27,6 +29,17 @@ def follows(device: torch.device) -> dict[str, bool]:
     the one before it runs, where the device can do so."""
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _EARLY_SINCE
     return {"EARLY": able, "launch_pdl": able} if os.environ.get("TRITON_INTERPRET") != "1" else {"EARLY": False}
+
+
+def counters(on: torch.Tensor) -> torch.Tensor:
+    """int32 zeros `[COUNTERS]` for programs that share something, of which the last to finish puts it together. Every
+    launch leaves zeros behind, and launches on one stream count in turn; each stream has its own."""
+    return _counters(on.device, torch.cuda.current_stream(on.device).cuda_stream if on.is_cuda else 0)
+
+
+@cache
+def _counters(device: torch.device, stream: int) -> torch.Tensor:
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import follows, launch
+from octavo.kernels.ahead import COUNTERS, counters, follows, launch
 from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
 from octavo.kernels.attention.triton_dense import GLUON_KNOWN, attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
@@ -21,7 +21,6 @@ from octavo.kv.tile_codec import tiles_of
 __all__ = ["attend"]
 
 _LOG2_E = 1.4426950408889634
-_COUNTERS = 1 << 20
 _INVARIANT_ROWS = 16
 _STAGED_PAGE = 64
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -46,12 +45,6 @@ def _chip(device: torch.device) -> Chip:
     return Chip(
         properties.multi_processor_count, properties.major >= 9, stages_pages=hopper and known and not _INTERPRETED
     )
-
-
-@cache
-def _counters(device: torch.device, stream: int) -> Tensor:
-    # every launch leaves them at zero; launches on one stream follow each other
-    return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
 
 
 def _compute(name: str) -> tl.dtype:
@@ -203,15 +196,14 @@ def _attend_part(
     tokens, heads, head_dim = q.shape
     blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
     row_blocks = part.count * layout.kv_heads * blocks
-    assert splits == 1 or row_blocks <= _COUNTERS, f"{row_blocks} row blocks to merge and {_COUNTERS} counters"
+    assert splits == 1 or row_blocks <= COUNTERS, f"{row_blocks} row blocks to merge and {COUNTERS} counters"
     if part.max_query == 1 and part.first == 0:
         tokens = part.count  # the others have no split to merge
     share, width = splits * tokens * heads, padded(head_dim)
     partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
     stats = partial[share * width :] if splits > 1 else partial
-    stream = torch.cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
     common = (
-        out, partial, stats, _counters(q.device, stream), rows.query_start, rows.context, rows.block_tables,
+        out, partial, stats, counters(q), rows.query_start, rows.context, rows.block_tables,
         layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0, part.first,
     )  # fmt: skip
     if tiling.staged:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import follows, launch
+from octavo.kernels.ahead import counters, follows, launch
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.triton_early import after_previous
 
@@ -99,12 +99,6 @@ def _roomy(device: torch.device) -> bool:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= _SHARED_BYTES
 
 
-@cache
-def _counters(device: torch.device, stream: int) -> Tensor:
-    # every launch leaves them at zero; launches on one stream follow each other
-    return torch.zeros(1 << 16, dtype=torch.int32, device=device)
-
-
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is the kernel's: few rows of 16 bits, laid so that it can be read 16 bytes at a time."""
     return (
@@ -120,10 +114,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None
     cut = tiling or choose_tiling(block, features)
     out = x.new_empty(rows, features)
     partial = x.new_empty(cut.splits * rows * features, dtype=torch.float32) if cut.splits > 1 else out
-    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
     launch(
         linear_kernel, (triton.cdiv(features, cut.block_n), cut.splits), x, weight, weight if bias is None else bias,
-        out, partial, _counters(x.device, stream), rows, features, width, x.stride(0),
+        out, partial, counters(x), rows, features, width, x.stride(0),
         ROWS=block, BLOCK_N=cut.block_n, BLOCK_K=cut.block_k, SPLITS=cut.splits, STAGES=cut.stages,
         EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None,
         COMPUTE=tl.float32 if _INTERPRETED else _COMPUTE[x.dtype],
