@@ -54,8 +54,6 @@ def test_a_call_can_be_forced(client: openai.OpenAI, choice):
     (call,) = answer.message.tool_calls
     assert answer.finish_reason == "tool_calls" and call.function.name == "get_weather"
     assert set(json.loads(call.function.arguments)) == {"city"}
-    if choice != "required":  # in pieces once is enough
-        return
     chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**given, stream=True)]
     parts = [part.function for chunk in chunks for part in chunk.delta.tool_calls or []]
     assert parts[0].name == "get_weather" and chunks[-1].finish_reason == "tool_calls"
