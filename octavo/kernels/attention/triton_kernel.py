@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from octavo.kernels.attention.triton_merge import merge_row_block
+from octavo.kernels.attention.triton_softmax import softmax_step
 from octavo.kv.lanes import lane_grid, lanes_last
 
 __all__ = ["attend_kernel", "hadamard_rows"]
@@ -89,12 +90,6 @@ def _metadata(
     else:
         number = tl.load(pointer)
     return lanes_last(number).permute(1, 0, 2, 3).reshape(ROWS, TILE).to(tl.float32)
-
-
-@triton.jit
-def _about_log2(x):
-    """log2 of positive x within 0.09: the bits of a float are its logarithm, but for the bend within an octave."""
-    return x.to(tl.int32, bitcast=True).to(tl.float32) * 1.1920928955078125e-07 - 127.0
 
 
 @triton.jit
@@ -186,18 +181,11 @@ def _tile_step(
     if VALUE_AFFINE:
         scale = _metadata(head, VALUE_AT[1], token, limit, ROWS, TILE, MASKED)
         mid = _metadata(head, VALUE_AT[2], token, limit, ROWS, TILE, MASKED)
-        top = tl.max(score + _about_log2(tl.maximum(scale, 2.9802322387695312e-08)), 1)
     else:
-        top = tl.max(score, 1)
-    new_peak = tl.maximum(peak, top)
-    alpha = tl.exp2(peak - new_peak)
-    weights = tl.exp2(score - new_peak[:, None])
-    mass = mass * alpha + tl.sum(weights, 1)
-    if VALUE_AFFINE:
-        offset = offset * alpha + tl.sum(weights * mid, 1)
-        weights = weights * scale
+        scale, mid = score, score  # not read
+    weights, alpha, peak, mass, offset = softmax_step(score, scale, mid, peak, mass, offset, VALUE_AFFINE)
     total = _weigh(weights, values, total, alpha, ARRANGE, ROWS, TILE, VALUE_COMPUTE, FLIP)
-    return total, new_peak, mass, offset
+    return total, peak, mass, offset
 
 
 @triton.jit

@@ -15,6 +15,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from octavo.kernels.attention.triton_softmax import softmax_step
+
 __all__ = ["attend_staged_kernel"]
 
 _ROWS = gl.constexpr(8)
@@ -268,11 +270,6 @@ def _zero_rows_behind(room, limit):
 
 
 @gluon.jit
-def _about_log2(x):
-    return x.to(gl.int32, bitcast=True).to(gl.float32) * 1.1920928955078125e-07 - 127.0
-
-
-@gluon.jit
 def _butterflies(x, FIRST: gl.constexpr, LAST: gl.constexpr, LAYOUT: gl.constexpr):
     """The Hadamard transform along bits [FIRST, LAST) of the second index, which LAYOUT keeps within a lane; not
     normed."""
@@ -409,24 +406,15 @@ def attend_staged_kernel(
             _zero_planes_behind(planes, slot, context - index * PAGE)
             score = score * _plane(planes, slot, 0) + shift[:, None] * _plane(planes, slot, 1)
             scale, mid = _plane(planes, slot, 2), _plane(planes, slot, 3)
+        else:
+            scale, mid = score, score  # not read
         if more:
             _copy_keys(head, keys.index(slot), meta.index(slot), KEY_AT, META_AT)
         seen = (index * PAGE + n)[None, :] <= position[:, None]
         if WINDOW:
             seen = seen & ((index * PAGE + n)[None, :] > position[:, None] - window)
         score = gl.where(seen, score, float("-inf"))
-        if AFFINE:
-            top = gl.max(score + _about_log2(gl.maximum(scale, 2.9802322387695312e-08)), 1)
-        else:
-            top = gl.max(score, 1)
-        new_peak = gl.maximum(peak, top)
-        alpha = gl.exp2(peak - new_peak)
-        weights = gl.exp2(score - new_peak[:, None])
-        mass = mass * alpha + gl.sum(weights, 1)
-        if AFFINE:
-            offset = offset * alpha + gl.sum(weights * mid, 1)
-            weights = weights * scale
-        peak = new_peak
+        weights, alpha, peak, mass, offset = softmax_step(score, scale, mid, peak, mass, offset, AFFINE)
         _wait(more, 2 * STAGES - 1, 0)
         if COMPUTE != gl.int8:
             _zero_rows_behind(values.index(slot), context - index * PAGE)
