@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["COUNTERS", "compile_ahead", "counters", "follows", "launch"]
+__all__ = ["COUNTERS", "compile_ahead", "counters", "follows", "launch", "runs_gluon"]
 
 COUNTERS = 1 << 20
 
 _ONLY_COMPILE: ContextVar[bool] = ContextVar("only_compile", default=False)
 _EARLY_SINCE = (9, 0)
+_GLUON_KNOWN = ["3", "6"]
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
@@ -29,6 +30,16 @@ def follows(device: torch.device) -> dict[str, bool]:
     the one before it runs, where the device can do so."""
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _EARLY_SINCE
     return {"EARLY": able, "launch_pdl": able} if os.environ.get("TRITON_INTERPRET") != "1" else {"EARLY": False}
+
+
+@cache
+def runs_gluon(device: torch.device) -> bool:
+    """Whether the kernels in Gluon run there. They were made for Hopper, and Triton calls Gluon experimental: it has to
+    be the version that they were tested with."""
+    import triton
+
+    known = triton.__version__.split(".")[:2] == _GLUON_KNOWN and os.environ.get("TRITON_INTERPRET") != "1"
+    return known and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def counters(on: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,8 @@ class TileCodec:
     """what a key tile must be multiplied with to be the codes"""
     one_warp: bool = False
     """whether the tiles lie as one warp's operands hold them: more warps a program would undo it"""
+    sixteen_bits: bool = False
+    """whether planes are rows of `key_compute`, which has 16 bits, as the tensor cores take them"""
     flipped: bool = False
     """whether `load_values` brings `[WIDTH, TILE]`: the tensor cores pad 8 query rows to 16, 8 columns to none"""
     load_rows: Any = None

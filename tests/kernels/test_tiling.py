@@ -8,7 +8,7 @@ import pytest
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling
 
-H200 = Chip(132, True, stages_pages=True)
+H200 = Chip(132, True)
 CODES: Any = SimpleNamespace(one_warp=True, key_compute="int8")
 FLOATS: Any = SimpleNamespace(one_warp=False, key_compute="bfloat16")
 EXACT: Any = SimpleNamespace(one_warp=False, key_compute="float32")

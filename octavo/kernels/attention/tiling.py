@@ -32,8 +32,6 @@ class Tiling:
 class Chip:
     processors: int
     has_bulk_copy: bool
-    stages_pages: bool = False
-    """whether triton_staged.py runs here and was measured"""
 
 
 def padded(number: int) -> int:
@@ -45,7 +43,7 @@ def choose_tiling(
     chip: Chip, stageable: bool = False,
 ) -> Tiling:  # fmt: skip
     """`query_rows`: new tokens of the longest chunk times query heads per KV head; `pages`: of the longest context;
-    `stageable`: whether triton_staged.py can read them."""
+    `stageable`: whether triton_staged.py runs, and can read them."""
     one_warp = any(codec.one_warp for codec in codecs)
     exact = any(codec.key_compute == "float32" for codec in codecs)
     rows = min(ROW_BLOCKS[-1], max(16 if exact else ROW_BLOCKS[0], padded(query_rows)))

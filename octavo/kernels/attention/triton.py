@@ -6,13 +6,12 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import COUNTERS, counters, follows, launch
+from octavo.kernels.ahead import COUNTERS, counters, follows, launch, runs_gluon
 from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
-from octavo.kernels.attention.triton_dense import GLUON_KNOWN, attend_dense, takes
+from octavo.kernels.attention.triton_dense import attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -40,11 +39,7 @@ def _chip(device: torch.device) -> Chip:
     if device.type != "cuda":
         return Chip(processors=2, has_bulk_copy=False)
     properties = torch.cuda.get_device_properties(device)
-    known = triton.__version__.split(".")[:2] == GLUON_KNOWN
-    hopper = (properties.major, properties.minor) == (9, 0)
-    return Chip(
-        properties.multi_processor_count, properties.major >= 9, stages_pages=hopper and known and not _INTERPRETED
-    )
+    return Chip(properties.multi_processor_count, properties.major >= 9)
 
 
 def _compute(name: str) -> tl.dtype:
@@ -64,59 +59,14 @@ def _correction(correction: ScoreCorrection | None, q: Tensor) -> tuple[Tensor, 
     return correction.a, correction.b, correction.rope.cos, correction.rope.sin
 
 
-def _constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) -> dict[str, Any]:
-    """What a kernel is compiled for, apart from windows and corrections."""
-    layout, plan = layer.layout, layer.plan
-    key, value, head_dim = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme), q.shape[2]
+def _common_constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) -> dict[str, Any]:
+    """What both kernels are compiled for, apart from windows and corrections."""
+    layout = layer.layout
+    key, value = tiles_of(layer.plan.key.scheme), tiles_of(layer.plan.value.scheme)
     return {
-        "LOAD_KEYS": key.load_keys,
-        "LOAD_VALUES": value.load_values,
         "ARRANGE": value.arrange_weights,
         "KEY_DIMS": key.key_dims,
         "VALUE_DIMS": value.value_dims,
-        "KEY_AT": _offsets(layout.key_slots),
-        "VALUE_AT": _offsets(layout.value_slots),
-        "KEY_COMPUTE": _compute(key.key_compute),
-        "VALUE_COMPUTE": _compute(value.value_compute),
-        "KEY_AFFINE": key.affine,
-        "VALUE_AFFINE": value.affine,
-        "KEY_FACTOR": key.key_factor,
-        "UNROTATE": in_kernel,
-        "PAGE_BYTES": layout.page_bytes,
-        "HEAD_BYTES": layout.head_bytes,
-        "KV_HEADS": layout.kv_heads,
-        "GROUP": q.shape[1] // layout.kv_heads,
-        "HEAD": head_dim,
-        "WIDTH": padded(head_dim),
-        "ROWS": tiling.rows,
-        "TILE": tiling.tile,
-        "PAGE": layout.page_tokens,
-        "SPLIT": tiling.splits > 1,
-        "PLAIN": _INTERPRETED,
-        "STAGES": tiling.stages,
-        "PREFETCH": tiling.prefetch and not _INTERPRETED,
-        "FLIP": value.flipped,
-        "num_warps": tiling.warps,
-        "num_stages": tiling.stages,
-    }
-
-
-def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: bool) -> dict[str, Any]:
-    layout, plan = layer.layout, layer.plan
-    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
-    item = 1 if key.key_compute == "int8" else 2
-    return {
-        "KEYS_OF": key.keys_of,
-        "VALUES_OF": value.values_of,
-        "ARRANGE": value.arrange_weights,
-        "KEY_DIMS": key.key_dims,
-        "VALUE_DIMS": value.value_dims,
-        "KEY_AT": layout.key_slots[0].offset,
-        "VALUE_AT": layout.value_slots[0].offset,
-        "META_AT": layout.key_slots[1].offset if key.affine else None,
-        "KEY_ROW": layout.key_slots[0].row_bytes // item,
-        "VALUE_ROW": layout.value_slots[0].row_bytes // item,
-        "COMPUTE": getattr(tl, key.key_compute),
         "KEY_FACTOR": key.key_factor,
         "UNROTATE": in_kernel,
         "PAGE_BYTES": layout.page_bytes,
@@ -126,23 +76,59 @@ def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: b
         "HEAD": q.shape[2],
         "PAGE": layout.page_tokens,
         "SPLIT": tiling.splits > 1,
-        "LEAST": LEAST_PAGES,
         "STAGES": tiling.stages,
         "num_warps": tiling.warps,
+    }
+
+
+def _constants(layer: LayerPages, q: Tensor, tiling: Tiling) -> dict[str, Any]:
+    layout, plan = layer.layout, layer.plan
+    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
+    return {
+        "LOAD_KEYS": key.load_keys,
+        "LOAD_VALUES": value.load_values,
+        "KEY_AT": _offsets(layout.key_slots),
+        "VALUE_AT": _offsets(layout.value_slots),
+        "KEY_COMPUTE": _compute(key.key_compute),
+        "VALUE_COMPUTE": _compute(value.value_compute),
+        "KEY_AFFINE": key.affine,
+        "VALUE_AFFINE": value.affine,
+        "WIDTH": padded(q.shape[2]),
+        "ROWS": tiling.rows,
+        "TILE": tiling.tile,
+        "PLAIN": _INTERPRETED,
+        "PREFETCH": tiling.prefetch and not _INTERPRETED,
+        "FLIP": value.flipped,
+        "num_stages": tiling.stages,
+    }
+
+
+def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling) -> dict[str, Any]:
+    layout, plan = layer.layout, layer.plan
+    key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
+    item = 1 if key.key_compute == "int8" else 2
+    return {
+        "KEYS_OF": key.keys_of,
+        "VALUES_OF": value.values_of,
+        "KEY_AT": layout.key_slots[0].offset,
+        "VALUE_AT": layout.value_slots[0].offset,
+        "META_AT": layout.key_slots[1].offset if key.affine else None,
+        "KEY_ROW": layout.key_slots[0].row_bytes // item,
+        "VALUE_ROW": layout.value_slots[0].row_bytes // item,
+        "COMPUTE": getattr(tl, key.key_compute),
+        "LEAST": LEAST_PAGES,
         # a grid that does not fill the chip, begun while programs of another are still there, comes to lie unevenly
         **(follows(q.device) if tiling.splits > 1 else {"EARLY": False}),
     }
 
 
 def _stageable(q: Tensor, layer: LayerPages, correction: ScoreCorrection | None) -> bool:
-    """Whether the kernel with staged pages knows these pages: both sides codes, or both in the same 16 bits."""
-    plan = layer.plan
-    codecs = (tiles_of(plan.key.scheme), tiles_of(plan.value.scheme))
-    codes = all(codec.keys_of is not None for codec in codecs) and codecs[0].affine == codecs[1].affine
-    floats = plan.key.scheme == plan.value.scheme and plan.key.scheme.name in ("bf16", "fp16")
+    """Whether the kernel with staged pages runs, and knows these: both sides codes, or both in the same 16 bits."""
+    key, value = tiles_of(layer.plan.key.scheme), tiles_of(layer.plan.value.scheme)
+    codes = key.keys_of is not None and value.values_of is not None and key.affine == value.affine
     return (
-        (codes or floats) and _chip(q.device).stages_pages and correction is None and q.shape[2] in (64, 128)
-        and layer.layout.page_tokens == _STAGED_PAGE
+        (codes or (key is value and key.sixteen_bits)) and correction is None and q.shape[2] in (64, 128)
+        and layer.layout.page_tokens == _STAGED_PAGE and runs_gluon(q.device)
     )  # fmt: skip
 
 
@@ -206,16 +192,17 @@ def _attend_part(
         out, partial, stats, counters(q), rows.query_start, rows.context, rows.block_tables,
         layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0, part.first,
     )  # fmt: skip
+    constants = _common_constants(layer, q, tiling, in_kernel) | {"WINDOW": window is not None}
     if tiling.staged:
         from octavo.kernels.attention.triton_staged import attend_staged_kernel
 
         launch(
             attend_staged_kernel, (layout.kv_heads * blocks, part.count, splits), q, *common,
-            WINDOW=window is not None, **_staged_constants(layer, q, tiling, in_kernel),
+            **_staged_constants(layer, q, tiling), **constants,
         )  # fmt: skip
     else:
         launch(
             attend_kernel, (splits, layout.kv_heads * blocks, part.count), q, *_correction(correction, q), *common,
-            WINDOW=window is not None, PAIRS=0 if correction is None else correction.rope.cos.shape[1],
-            **_constants(layer, q, tiling, in_kernel),
+            PAIRS=0 if correction is None else correction.rope.cos.shape[1], **_constants(layer, q, tiling),
+            **constants,
         )  # fmt: skip

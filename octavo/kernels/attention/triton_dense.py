@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.ahead import launch
+from octavo.kernels.ahead import launch, runs_gluon
 from octavo.kernels.attention import DENSE_TOKENS
 from octavo.kernels.attention.triton_flash import FlashCut, flash
 from octavo.kernels.attention.triton_kernel import hadamard_rows
@@ -19,11 +19,10 @@ from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
 
-__all__ = ["GLUON_KNOWN", "attend_dense", "choose_flash", "takes", "unpack"]
+__all__ = ["attend_dense", "choose_flash", "takes", "unpack"]
 
 _LEAST_QUERIES = 64
 _TILE = 16
-GLUON_KNOWN = ["3", "6"]
 
 
 def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
@@ -38,11 +37,10 @@ def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
 
 def choose_flash(device: torch.device, head_dim: int) -> FlashCut | None:
     """Which kernel reads the decoded pages: ours, cut so, or torch's FlashAttention-2 (None). Measured on an H200 with
-    heads of 128 (benchmarks/prefill_attention.py); elsewhere torch's is the one that is known. The overlapped kernel is
-    written in Gluon, which Triton calls experimental: it runs on the version that it was tested with."""
+    heads of 128 (benchmarks/prefill_attention.py); elsewhere torch's is the one that is known."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0) or head_dim != 128:
         return None
-    if triton.__version__.split(".")[:2] == GLUON_KNOWN:
+    if runs_gluon(device):
         return FlashCut(64, 64, 4, 2, overlapped=True)
     return FlashCut(64, 64, 4, 3)
 

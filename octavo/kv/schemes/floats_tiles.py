@@ -157,8 +157,12 @@ def _why_not_fp8(capability: tuple[int, int]) -> str | None:
     return None if capability >= (8, 9) else "fp8 pages need compute capability 8.9 (Ada, Hopper) or later"
 
 
-BF16_TILES = TileCodec(_dims, _bf16_keys, _dims, _bf16_values, _as_they_are, _bf16_store, "bfloat16", "bfloat16")
-FP16_TILES = TileCodec(_dims, _fp16_keys, _dims, _fp16_values, _as_they_are, _fp16_store, "float16", "float16")
+BF16_TILES = TileCodec(
+    _dims, _bf16_keys, _dims, _bf16_values, _as_they_are, _bf16_store, "bfloat16", "bfloat16", sixteen_bits=True
+)
+FP16_TILES = TileCodec(
+    _dims, _fp16_keys, _dims, _fp16_values, _as_they_are, _fp16_store, "float16", "float16", sixteen_bits=True
+)
 FP8_TILES = TileCodec(
     _dims, _fp8_keys, _dims, _fp8_values, _as_they_are, _fp8_store, "float16", "float16", why_not=_why_not_fp8
 )
