@@ -9,14 +9,12 @@ has it, behind the launch that stores the new token, less what that store takes 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.report import Report
 from octavo.kernels.attention import attend
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import store
@@ -203,15 +202,6 @@ def measure_store(
     return seconds_of(runs * max(1, 8 // len(runs)), device), moved
 
 
-def machine(device: str) -> dict[str, str]:
-    found = {"torch": torch.__version__, "device": "cpu"}
-    if device != "cpu":
-        import triton
-
-        found |= {"device": torch.cuda.get_device_name(), "triton": triton.__version__}
-    return found
-
-
 def _record(kind: str, case: Case, seconds: float, moved: int, ceiling: float, **more: Any) -> dict[str, Any]:
     speed = moved / seconds
     line = {"kind": kind, **asdict(case), **more, "microseconds": round(seconds * 1e6, 2), "bytes": moved}
@@ -229,17 +219,11 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tiny = options.tiny or device == "cpu"
     ceiling = read_ceiling(device)
-    report: dict[str, Any] = {
-        "machine": machine(device), "command": " ".join(["python", *sys.argv]), "impl": options.impl,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": [],
-    }  # fmt: skip
+    report = Report(options.out, device, ceiling, impl=options.impl)
     for result in _measurements(options, device, tiny, ceiling):
         print(result, flush=True)
-        report["results"].append(result)
-        if options.out:  # after each, so that a run that is stopped leaves what it has
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"read ceiling: {ceiling / 1e9:.0f} GB/s on {report['machine']['device']}")
+        report.add(result)
+    print(f"read ceiling: {ceiling / 1e9:.0f} GB/s on {report.found['machine']['device']}")
 
 
 def _measurements(options: argparse.Namespace, device: str, tiny: bool, ceiling: float) -> Iterator[dict[str, Any]]:

@@ -11,12 +11,10 @@ kernel that only reads reaches.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import astuple
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine, read_ceiling, seconds_of
+from benchmarks.kernels import read_ceiling, seconds_of
+from benchmarks.report import Report
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.linear.triton import Tiling, choose_tiling, linear
@@ -120,21 +119,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args()
     begin, ceiling = time.perf_counter(), read_ceiling("cuda")
-    report: dict[str, Any] = {
-        "machine": machine("cuda"), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "cut": "rows of the weight, columns, splits, warps, stages", "results": [],
-    }  # fmt: skip
+    report = Report(options.out, "cuda", ceiling, cut="rows of the weight, columns, splits, warps, stages")
     for row in sweep(ceiling, options.rows):
-        report["results"].append(row)
         us, floor = row["us"], row["floor_us"]
         best = min((time, name) for name, time in us.items())
         print(f"{row['shape']:10} {row['rows']:3} rows: floor {floor:6.1f} us, cuBLAS {us['cublas']:6.1f} "
               f"({floor / us['cublas']:.0%}), "
               + (f"chosen {us['chosen']:6.1f} ({floor / us['chosen']:.0%}), " if "chosen" in us else "")
               + f"best {best[0]:.1f} {best[1]}", flush=True)  # fmt: skip
-        if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        report.add(row)
         if time.perf_counter() - begin > options.seconds:
             break
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine
+from benchmarks.report import machine
 from octavo.evals.memory_probe import ProbeOptions, run_probe
 from octavo.evals.memory_report import prove
 from octavo.memory.shapes import SHAPES

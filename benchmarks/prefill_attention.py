@@ -8,11 +8,9 @@ replays of a CUDA graph. The rate counts what the causal triangle holds: 4 x 128
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine, seconds_of
+from benchmarks.kernels import seconds_of
 from benchmarks.prefill_inputs import Inputs, Shape
+from benchmarks.report import Report
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.attention.triton_flash import FlashCut
 
@@ -144,10 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("a GPU is needed")
-    report: dict[str, Any] = {
-        "machine": machine("cuda"), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "cuts": {}, "checks": [], "results": [],
-    }  # fmt: skip
+    report = Report(options.out, "cuda", cuts={}, checks=[])
     chosen = {name: cut for name, cut in cuts().items() if options.only in name}
     # those scheduled by hand come last, so that one that never ends leaves the times of the others
     for overlapped in (False, True):
@@ -155,21 +151,20 @@ def main() -> None:
         _run(several, report, options, beside=not overlapped)
 
 
-def _run(several: dict[str, FlashCut], report: dict[str, Any], options: argparse.Namespace, beside: bool) -> None:
+def _run(several: dict[str, FlashCut], report: Report, options: argparse.Namespace, beside: bool) -> None:
     compile_all(several, options.threads)
     found, right = check(several)
-    report["checks"] += found
-    report["cuts"] |= {name: asdict(cut) for name, cut in several.items()}
+    report.found["checks"] += found
+    report.found["cuts"] |= {name: asdict(cut) for name, cut in several.items()}
     print(f"{len(right)} of {len(several)} cuts are right", flush=True)
     for shape in TIMED:
         rows = measure(shape, {name: cut for name, cut in several.items() if name in right}, beside)
-        report["results"] += rows
+        for row in rows:
+            report.add(row)
         for row in sorted(rows, key=lambda row: row["microseconds"]):
             head = f"{row['kv_heads']:2} x {row['group']}  {row['shape']:18}  {row['way']:52}"
             rate = "" if row["tflop_per_s"] is None else f"{row['tflop_per_s']:6.0f} TFLOP/s  apart {row['apart']:.1e}"
             print(f"{head} {row['microseconds']:8.1f} us {rate}", flush=True)
-        if options.out:  # after each, so that a run that is stopped leaves what it has
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ leave programs that end at once.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import Case, machine, make_layers, make_rows, read_ceiling, seconds_of
+from benchmarks.kernels import Case, make_layers, make_rows, read_ceiling, seconds_of
+from benchmarks.report import Report
 from octavo.kernels.attention import triton as attention
 
 __all__ = ["main"]
@@ -77,21 +76,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=100)
     options = parser.parse_args()
     begin, ceiling = time.perf_counter(), read_ceiling("cuda")
-    report: dict[str, Any] = {
-        "machine": machine("cuda"), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": [],
-    }  # fmt: skip
+    report = Report(options.out, "cuda", ceiling)
     for row in sweep(ceiling):
-        report["results"].append(row)
         best = sorted((us, name) for name, us in row["us"].items() if name != "chosen")[:3]
         about = "uneven" if row["uneven"] else row["context"]
         print(f"{row['kv_heads']}x{row['group']} {about} B={row['batch']} {row['dtype']}: floor "
               f"{row['floor_us']:.1f} us, {row['chosen']['splits']} splits {row['us']['chosen']:.1f} "
               f"({row['floor_us'] / row['us']['chosen']:.0%}); best "
               + ", ".join(f"{name}: {us:.1f}" for us, name in best), flush=True)  # fmt: skip
-        if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        report.add(row)
         if time.perf_counter() - begin > options.seconds:
             break
 

@@ -162,7 +162,7 @@ def main() -> None:
         return
     import torch
 
-    from benchmarks.kernels import machine
+    from benchmarks.report import machine
 
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=given.folder, ignore_cleanup_errors=True) as home:

@@ -9,13 +9,11 @@ embedding, and the encoded contexts) over what a kernel that only reads reaches 
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine, read_ceiling
+from benchmarks.kernels import read_ceiling
 from benchmarks.made_up import config_of
+from benchmarks.report import Report
 from octavo.engine.batch import Batch
 from octavo.engine.graphs import DecodeBuffers, GraphSet
 from octavo.engine.runner import Runner
@@ -213,17 +212,11 @@ def main() -> None:
     tiny = options.tiny or device == "cpu"
     shape = Shape((2, 4), 128, 4, 2) if tiny else Shape(tuple(map(int, options.batches.split(","))), 2048, 16, 4)
     ceiling = read_ceiling(device)
-    report: dict[str, Any] = {
-        "machine": machine(device), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": [],
-    }  # fmt: skip
+    report = Report(options.out, device, ceiling)
     models = ["tiny"] if tiny else options.models.split(",")
     for row in sweep(models, options.dtypes.split(","), shape, ceiling, device, options.seconds):
-        report["results"].append(row)
         print(_line(row), flush=True)
-        if options.out:  # after each, so that a run that is stopped leaves what it has
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        report.add(row)
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s")
 
 

@@ -8,11 +8,9 @@ the first cut, relative to their length.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine, read_ceiling, seconds_of
+from benchmarks.kernels import read_ceiling, seconds_of
+from benchmarks.report import Report
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.rows import Rope, Rows
 from octavo.kernels.store import store
@@ -137,21 +136,15 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     several = shapes(tiny=device == "cpu")
     ceiling = read_ceiling(device)
-    report: dict[str, Any] = {
-        "machine": machine(device), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": [],
-    }  # fmt: skip
+    report = Report(options.out, device, ceiling)
     if device != "cpu":
         compile_all(several, device)
     for shape in several:
         for row in measure(shape, ceiling, device):
-            report["results"].append(row)
+            report.add(row)
             head = f"{row['dtype']:5} {row['heads']}:{row['kv_heads']:<3} {row['kind']:8} {row['rows']:5} rows"
             times = f"{row['microseconds']:9.2f} us  floor {row['share_of_floor']:4.0%}  apart {row['apart']:.1e}"
             print(f"{head}  {row['cut']:24} {times}", flush=True)
-        if options.out:  # after each, so that a run that is stopped leaves what it has
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s")
 
 

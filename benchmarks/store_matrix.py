@@ -10,11 +10,9 @@ should be is marked with `!`.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import machine, read_ceiling, seconds_of
+from benchmarks.kernels import read_ceiling, seconds_of
+from benchmarks.report import Report
 from benchmarks.store import HEAD_DIM, Shape, make_layer, make_rows
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.rows import Rope
@@ -168,21 +167,14 @@ def main() -> None:
     several, ceiling = variants(device == "cuda"), read_ceiling(device)
     if device == "cuda":
         compile_all(several, device)
-    results: list[dict[str, Any]] = []
-    report = {
-        "machine": machine(device), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "read_ceiling_gb_per_s": round(ceiling / 1e9, 1),
-        "results": results,
-    }  # fmt: skip
+    report = Report(options.out, device, ceiling)
     for kv_heads, rows in sizes:
         for variant in several:
             try:
-                results.append(measure(variant, rows, kv_heads, device))
+                report.add(measure(variant, rows, kv_heads, device))
             except Exception as error:  # a cut that this GPU has no room for: the others are worth knowing
                 print(f"{variant.name}, {rows} rows: {type(error).__name__}: {error}", file=sys.stderr)
-        if options.out:  # after each, so that a run that is stopped leaves what it has
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(results, sizes))
+    print(table(report.found["results"], sizes))
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s")
 
 

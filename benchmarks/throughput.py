@@ -8,13 +8,11 @@ decode steps. On a CPU a tiny model runs a tiny set.
 
 import argparse
 import gc
-import json
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.drive import profile, run_jobs
-from benchmarks.kernels import machine
 from benchmarks.load import SEED, Job, at_rate, random_jobs, read_trace, that_fit
 from benchmarks.made_up import made_up_weights
+from benchmarks.report import Report
 from benchmarks.serving_report import summary
 from octavo.engine.build import LoadedEngine, LoadedWeights, build_engine
 from octavo.engine.engine import Engine
@@ -159,15 +157,10 @@ def main() -> None:
     options = {name: getattr(given, name) for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")}
     about |= {"requests": len(jobs), "input_tokens": sum(job.prompt_tokens for job in jobs),
               "output_tokens_asked": sum(job.output_tokens for job in jobs)}  # fmt: skip
-    report: dict[str, Any] = {
-        "machine": machine(device), "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "requests": about, "options": options, "results": [],
-    }  # fmt: skip
+    report = Report(given.out, device, requests=about, options=options)
     for found in sweep(given, jobs, device):
-        report["results"].append(found)
         print(_line(found), flush=True)
-        if given.out:  # after each, so that a run that is stopped leaves what it has
-            given.out.write_text(json.dumps(report, indent=1) + "\n")
+        report.add(found)
 
 
 def _line(found: dict[str, Any]) -> str:

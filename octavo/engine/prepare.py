@@ -55,8 +55,7 @@ class Preparation:
     def make_ready(self, runner: Runner) -> None:
         self._warm_up(runner, None)
         limits = self.limits
-        if runner.pool.layers[0].pages.is_cuda:
-            reserve(most_bytes(limits.tokens, limits.sequences, -(-limits.longest // limits.page_tokens)))
+        reserve(most_bytes(limits.tokens, limits.sequences, -(-limits.longest // limits.page_tokens)))
         if self.graph_sizes:
             device = str(runner.pool.layers[0].pages.device)
             buffers = DecodeBuffers(self.graph_sizes[-1], limits.longest, limits.page_tokens, device)
