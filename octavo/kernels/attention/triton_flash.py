@@ -15,7 +15,7 @@ from torch import Tensor
 from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Chunks
 
-__all__ = ["FlashCut", "flash", "flash_kernel", "heads_together"]
+__all__ = ["FlashCut", "flash", "flash_kernel", "heads_together", "own_block"]
 
 _LOG2_E = 1.4426950408889634
 
@@ -111,16 +111,12 @@ def _walk(
     return total, peak, mass
 
 
-# none of these may compile a kernel anew: they change with the batch
-@triton.jit(do_not_specialize=["window", "blocks", "together"])
-def flash_kernel(
-    q, keys, values, out, query_start, key_start, scale_log2, window, blocks, together,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    KEYS: tl.constexpr, WINDOW: tl.constexpr, STAGES: tl.constexpr,
+@triton.jit
+def own_block(
+    query_start, key_start, blocks, together, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """q `[tokens, KV_HEADS * GROUP, HEAD]`, keys and values `[context tokens, KV_HEADS, HEAD]`, out as q; grid
-    (`blocks` of the longest chunk * KV_HEADS, chunks). `together` heads run side by side, the last blocks first, which
-    have most to do; so many that their keys and values stay in the L2 cache."""
+    """Whose a program is: where its chunk's queries begin and how many there are, likewise its keys, the KV head, and
+    the block of rows, below 0 if there is none. `together` heads run side by side, the last blocks first."""
     number, chunk = tl.program_id(0), tl.program_id(1)
     begin = tl.load(query_start + chunk)
     new = tl.load(query_start + chunk + 1) - begin
@@ -131,6 +127,22 @@ def flash_kernel(
     number -= first_group * blocks
     group = first_group + number % side_by_side
     block = tl.cdiv(new * GROUP, ROWS) - 1 - number // side_by_side
+    return begin, new, key_begin, context, group, block
+
+
+# none of these may compile a kernel anew: they change with the batch
+@triton.jit(do_not_specialize=["window", "blocks", "together"])
+def flash_kernel(
+    q, keys, values, out, query_start, key_start, scale_log2, window, blocks, together,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    KEYS: tl.constexpr, WINDOW: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """q `[tokens, KV_HEADS * GROUP, HEAD]`, keys and values `[context tokens, KV_HEADS, HEAD]`, out as q; grid
+    (`blocks` of the longest chunk * KV_HEADS, chunks). `together` heads run side by side, the last blocks first, which
+    have most to do; so many that their keys and values stay in the L2 cache."""
+    begin, new, key_begin, context, group, block = own_block(
+        query_start, key_start, blocks, together, KV_HEADS, GROUP, ROWS
+    )  # fmt: skip
     if block < 0:
         return
     r = block * ROWS + tl.arange(0, ROWS)

@@ -19,6 +19,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from octavo.kernels.attention.triton_flash import own_block
+
 __all__ = ["hopper_flash_kernel", "hopper_tiles"]
 
 
@@ -106,16 +108,9 @@ def hopper_flash_kernel(
     operand: gl.constexpr = gl.DotOperandLayout(0, totals, 2)
     shared: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD], dtype)
 
-    number, chunk = gl.program_id(0), gl.program_id(1)
-    begin = gl.load(query_start + chunk)
-    new = gl.load(query_start + chunk + 1) - begin
-    key_begin = gl.load(key_start + chunk)
-    context = gl.load(key_start + chunk + 1) - key_begin
-    first_group = number // (together * blocks) * together
-    side_by_side = gl.minimum(together, KV_HEADS - first_group)
-    number -= first_group * blocks
-    group = first_group + number % side_by_side
-    block = gl.cdiv(new * GROUP, ROWS) - 1 - number // side_by_side
+    begin, new, key_begin, context, group, block = own_block(
+        query_start, key_start, blocks, together, KV_HEADS, GROUP, ROWS
+    )  # fmt: skip
     if block < 0:
         return
     lowest = context - new + block * ROWS // GROUP
