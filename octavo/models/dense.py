@@ -40,7 +40,8 @@ class StepContext:
 
 
 class Attention:
-    """Grouped-query attention through the cache: project, store, attend, project."""
+    """Grouped-query attention through the cache: project, store, attend, project. What comes may be in parts, for
+    `add_norm`."""
 
     def __init__(self, spec: ModelSpec, layer: int, load: Load):
         name = f"model.layers.{layer}.self_attn."
@@ -76,11 +77,11 @@ class Attention:
             k = k.float() + self.key_bias
         q = store(q, k, v, rope, step.rows, pages, step.impl)
         mixed = attend(q, step.rows, pages, step.impl, scale, self.spec.window(self.layer), correction)
-        return self.out(mixed.flatten(1).to(hidden.dtype), step.impl)
+        return self.out.in_parts(mixed.flatten(1).to(hidden.dtype), step.impl)
 
 
 class Mlp:
-    """SwiGLU: `down(silu(gate(x)) * up(x))`, gate and up in one matrix."""
+    """SwiGLU: `down(silu(gate(x)) * up(x))`, gate and up in one matrix. What comes may be in parts, for `add_norm`."""
 
     def __init__(self, spec: ModelSpec, layer: int, load: Load):
         name = f"model.layers.{layer}.mlp."
@@ -94,7 +95,7 @@ class Mlp:
         self.down = Linear(load(f"{name}down_proj.weight"), biases("down"))
 
     def __call__(self, hidden: Tensor, impl: str = "reference") -> Tensor:
-        return self.down(silu_mul(self.gate_up(hidden, impl), impl), impl)
+        return self.down.in_parts(silu_mul(self.gate_up(hidden, impl), impl), impl)
 
 
 class DenseDecoder:
@@ -140,6 +141,6 @@ class DenseDecoder:
             hidden, normed = add_norm(hidden, delta, attention_norm, eps, impl)
             hidden, normed = add_norm(hidden, attention(normed, step, self.rope), mlp_norm, eps, impl)
             delta = mlp(normed, impl)
-        last = None if delta is None else delta[wanted]
+        last = None if delta is None else delta[..., wanted, :]
         _, normed = add_norm(hidden[wanted], last, self.norm, eps, impl)
         return self.head(normed, impl)

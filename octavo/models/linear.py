@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from octavo.kernels.linear import linear
+from octavo.kernels.linear import linear, product_in_parts
 
 __all__ = ["Linear", "missing_rows", "packs", "pad_rows"]
 
@@ -35,6 +35,11 @@ class Linear:
         count = len(x)
         padded = functional.pad(x, (0, 0, 0, -count % _INVARIANT_ROWS))
         return torch.cat([self._product(part, "reference") for part in padded.split(_INVARIANT_ROWS)])[:count]
+
+    def in_parts(self, x: Tensor, impl: str) -> Tensor:
+        """As a call; or fp32 `[S, T, out]`, of which `add_norm` takes the sum."""
+        plain = self.bias is None and self._packed is None and self.out_features == len(self._weight)
+        return product_in_parts(x, self._weight, impl) if plain and not self.invariant else self(x, impl)
 
     def _product(self, x: Tensor, impl: str) -> Tensor:
         if self._packed is not None:

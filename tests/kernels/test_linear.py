@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.kernels.linear import FEW_ROWS, LINEAR_IMPLS, linear
+from octavo.kernels.linear import FEW_ROWS, LINEAR_IMPLS, choose_parts, linear, product_in_parts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -73,3 +73,19 @@ def test_what_is_left_to_the_library():
     assert not takes(few.new_ones(FEW_ROWS[-1] + 1, 128), weight)
     assert not takes(few[:, :72], weight[:, :72])
     assert not takes(few[:0], weight)
+
+
+def test_who_comes_in_parts():
+    assert [choose_parts(rows, 4096, 11008) for rows in (1, 64, 65, 178, 320, 321, 8192)] == [1, 1, 2, 2, 2, 1, 1]
+    assert choose_parts(178, 4097, 11008) == choose_parts(178, 4096, 11008 + 64) == 1
+
+
+@pytest.mark.parametrize("rows", [5, 100, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_parts_add_up(dtype: torch.dtype, rows: int):
+    x, weight = numbers(rows, 512, dtype=dtype), numbers(192, 512, dtype=dtype)
+    impl = "triton" if DEVICE == "cuda" else "reference"
+    got = product_in_parts(x, weight, impl)
+    parted = DEVICE == "cuda" and rows == 100 and dtype != torch.float32
+    assert got.shape == ((2, rows, 192) if parted else (rows, 192))
+    assert_product(got.sum(0).to(dtype) if parted else got, x, weight, None)

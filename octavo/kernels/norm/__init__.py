@@ -42,7 +42,8 @@ def add_norm(hidden: Tensor, delta: Tensor | None, weight: Tensor, eps: float, i
     """`(hidden + delta, norm(hidden + delta))` for hidden and delta `[T, width]` of one dtype.
 
     The sum is rounded to the dtype, to the same bits in every implementation, and the norm is taken of what was
-    rounded. Without a `delta` nothing is added.
+    rounded. Without a `delta` nothing is added. A delta may come in parts, fp32 `[S, T, width]` (`product_in_parts`):
+    their sum in fp32, rounded to the dtype.
     """
     if delta is None:
         return hidden, norm(hidden, weight, eps, impl)

@@ -17,5 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    if delta.dim() == 3:
+        delta = delta.sum(0).to(hidden.dtype)
     hidden = hidden + delta
     return hidden, rms_norm(hidden, weight, eps)

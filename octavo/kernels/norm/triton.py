@@ -15,11 +15,12 @@ _NUMBERS = 1024  # a program's at least: narrow rows share one
 # the number of rows changes with every step
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
-    hidden, delta, weight, total, out, rows, stride, eps, ADDS: tl.constexpr, WIDTH: tl.constexpr,
+    hidden, delta, weight, total, out, rows, stride, eps, PARTS: tl.constexpr, WIDTH: tl.constexpr,
     PER_TOKEN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS)). Row r of hidden begins at r // PER_TOKEN * stride + r % PER_TOKEN * WIDTH; those of
-    delta, total and out follow each other. What is normed is the sum as it was rounded."""
+    delta, total and out follow each other. What is normed is the sum as it was rounded. PARTS: of delta, which are
+    added up in fp32 and rounded first; 0 without a delta."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     dim = tl.arange(0, BLOCK)[None, :]
     live = (row < rows) & (dim < WIDTH)
@@ -28,9 +29,11 @@ def norm_kernel(
     factor = tl.load(weight + dim, mask=dim < WIDTH, other=0.0).to(tl.float32)
     after_previous(EARLY)
     x = tl.load(hidden + start + dim, mask=live, other=0.0)
-    if ADDS:
-        added = tl.load(delta + at, mask=live, other=0.0)
-        x = (x.to(tl.float32) + added.to(tl.float32)).to(x.dtype)
+    if PARTS > 0:
+        added = tl.load(delta + at, mask=live, other=0.0).to(tl.float32)
+        for part in tl.static_range(1, PARTS):
+            added += tl.load(delta + tl.cast(part, tl.int64) * rows * WIDTH + at, mask=live, other=0.0)
+        x = (x.to(tl.float32) + added.to(x.dtype).to(tl.float32)).to(x.dtype)
         tl.store(total + at, x, mask=live)
     wide = x.to(tl.float32)
     scaled = wide * tl.rsqrt(tl.sum(wide * wide, 1) * (1.0 / WIDTH) + eps)[:, None]
@@ -43,9 +46,10 @@ def _launch(hidden: Tensor, delta: Tensor | None, weight: Tensor, total: Tensor,
     block = triton.next_power_of_2(width)
     together = max(1, _NUMBERS // block)
     rows = hidden.numel() // width
+    parts = 0 if delta is None else len(delta) if delta.dim() == 3 else 1
     launch(
         norm_kernel, (triton.cdiv(rows, together),), hidden, hidden if delta is None else delta, weight, total, out,
-        rows, hidden.stride(0), eps, ADDS=delta is not None, WIDTH=width, PER_TOKEN=per_token, BLOCK=block,
+        rows, hidden.stride(0), eps, PARTS=parts, WIDTH=width, PER_TOKEN=per_token, BLOCK=block,
         ROWS=together, num_warps=min(16, max(4, block // 256)), enable_fp_fusion=False, **follows(hidden.device),
     )  # fmt: skip
 
