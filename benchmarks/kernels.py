@@ -32,7 +32,10 @@ from octavo.kernels.store import store
 from octavo.kv.plan import Rotate, uniform_plan
 from octavo.kv.pool import LayerPages, PagePool
 
-__all__ = ["Case", "attention_cases", "main", "make_layers", "make_rows", "measure_attention", "read_ceiling"]
+__all__ = [
+    "Case", "attention_cases", "launched_in_turn", "main", "make_layers", "make_rows", "measure_attention",
+    "read_ceiling",
+]  # fmt: skip
 
 ROTATED_BYTES = 1 << 30  # together the buffers of one case are at least this long
 
@@ -150,7 +153,7 @@ def measure_attention(
     heads, scale = case.kv_heads * case.group, case.head_dim**-0.5
     if not behind_store:
         q = torch.randn(case.batch, heads, case.head_dim, device=device)
-        with _launched_in_turn():
+        with launched_in_turn():
             return seconds_of([partial(attend, q, rows, layer, impl, scale) for layer in layers], device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     q, k, v = (
@@ -166,7 +169,7 @@ def measure_attention(
 
 
 @contextmanager
-def _launched_in_turn() -> Iterator[None]:
+def launched_in_turn() -> Iterator[None]:
     """Without launches that begin before the one before them has ended: two of a kind would share the chip."""
     if not torch.cuda.is_available():
         yield

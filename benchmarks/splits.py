@@ -1,9 +1,9 @@
-"""Into how many programs attention should split a context: `python benchmarks/splits.py [--out FILE]`, on a GPU.
+"""How attention of one new token a sequence should be cut: `python benchmarks/splits.py [--out FILE]`, on a GPU.
 
-One new token a sequence, head width 128, contexts of one length and of many. For each shape and cache the time with
-each number of splits, and with the number that the engine chooses; the floor is the bytes of the pages over what a
-kernel that only reads reaches. Where pages are staged a program has four of them at least: more splits than that allows
-leave programs that end at once.
+Head width 128, contexts of one length and of many. For each shape and cache the time with pages that come through
+registers, by splits of a context; with staged pages, one program a context, and all pages dealt out evenly among so
+many programs a multiprocessor; and as the engine cuts it. The floor is the bytes of the pages over what a kernel that
+only reads reaches. Each launch begins when the one before it has ended.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernels import Case, make_layers, make_rows, read_ceiling, seconds_of
+from benchmarks.kernels import Case, launched_in_turn, make_layers, make_rows, read_ceiling, seconds_of
 from benchmarks.report import Report
 from octavo.kernels.attention import triton as attention
+from octavo.kernels.attention.tiling import StagedTiling, Tiling
 
 __all__ = ["main"]
 
@@ -30,7 +31,8 @@ SHAPES = [(32, 1, 2048, 8), (32, 1, 2048, 32), (32, 1, 2048, 128), (8, 4, 2048, 
 UNEVEN = [(32, 1, 32), (32, 1, 64), (32, 1, 110), (32, 1, 165), (8, 4, 32), (8, 4, 128)]
 """KV heads, query heads of each, sequences, whose contexts are drawn from SPREAD, the longest first"""
 SPREAD = (300, 2500)
-SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 16)
+SPLITS = (1, 3, 8)
+SHARES = (2, 4, 8)
 ROTATED_BYTES = 1 << 29
 
 
@@ -42,16 +44,25 @@ def measure(case: Case, ceiling: float, uneven: bool = False) -> dict[str, Any]:
         )
         rows = replace(rows, context=contexts.sort(descending=True)[0].int())
     q = torch.randn(case.batch, case.kv_heads * case.group, case.head_dim, device="cuda")
-    choose, times = attention.choose_tiling, {}
-    runs = [lambda one=one: attention.attend(q, rows, one, case.head_dim**-0.5, None, None) for one in layers]
-    runs *= max(1, 8 // len(runs))
-    chosen = []
+    processors, chosen, times = torch.cuda.get_device_properties(0).multi_processor_count, [], {}
+
+    def microseconds(cut: Tiling | None) -> float:
+        runs = [lambda one=one: attention.attend(q, rows, one, case.head_dim**-0.5, None, None, cut) for one in layers]
+        with launched_in_turn():
+            return seconds_of(runs * max(1, 8 // len(runs)), "cuda", 7) * 1e6
+
+    choose = attention.choose_tiling
     attention.choose_tiling = lambda *given: chosen.append(choose(*given)) or chosen[-1]
-    times["chosen"] = seconds_of(runs, "cuda", 7) * 1e6
-    for splits in (number for number in SPLITS if number <= case.context // 64):
-        attention.choose_tiling = lambda *given, splits=splits: replace(choose(*given), splits=splits)
-        times[str(splits)] = seconds_of(runs, "cuda", 7) * 1e6
+    times["chosen"] = microseconds(None)
     attention.choose_tiling = choose
+    warps, stages = (2, 2) if case.dtype == "bf16" else (1, 1)
+    for splits in SPLITS:
+        cut = Tiling(8, 64, splits, warps, stages, prefetch=case.dtype == "int4")
+        times[f"registers, {splits} splits"] = microseconds(cut)
+    times["staged, whole"] = microseconds(StagedTiling.of(0))
+    for shares in SHARES:
+        staged = StagedTiling.of(shares * processors // case.kv_heads)
+        times[f"staged, {shares} a multiprocessor"] = microseconds(staged)
     tokens = int((-(-rows.context // 64) * 64).sum())
     floor = case.must_read_bytes() / (case.batch * case.context) * tokens / ceiling * 1e6
     return {**asdict(case), "uneven": uneven, "floor_us": floor, "chosen": asdict(chosen[-1]), "us": times}
@@ -81,7 +92,7 @@ def main() -> None:
         best = sorted((us, name) for name, us in row["us"].items() if name != "chosen")[:3]
         about = "uneven" if row["uneven"] else row["context"]
         print(f"{row['kv_heads']}x{row['group']} {about} B={row['batch']} {row['dtype']}: floor "
-              f"{row['floor_us']:.1f} us, {row['chosen']['splits']} splits {row['us']['chosen']:.1f} "
+              f"{row['floor_us']:.1f} us, as chosen {row['us']['chosen']:.1f} "
               f"({row['floor_us'] / row['us']['chosen']:.0%}); best "
               + ", ".join(f"{name}: {us:.1f}" for us, name in best), flush=True)  # fmt: skip
         report.add(row)

@@ -34,18 +34,19 @@ class Variant:
 
 
 def variants(group: int, page_tokens: int, most_new: int, longest: int, sequences: int = 1) -> list[Variant]:
-    """Each row block that `group` query heads a KV head can fill, whole and split, and each that products of few rows
-    know; one token of as many sequences as there may be, for which attention may have another kernel; then the largest
+    """Each row block that `group` query heads a KV head can fill, whole and split, and each that products know; one
+    token of 2, 4, 8 .. as many sequences as there may be, for which attention is cut in other ways; then the largest
     step there can be.
 
     `most_new` tokens of a step, `longest` context, most `sequences`.
     """
     sequences, most_new = min(sequences, most_new), min(most_new, longest)
-    news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *FEW_ROWS)})
+    products = (*FEW_ROWS, FEW_ROWS[-1] + 1)  # the last comes in parts
+    news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *products)})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
-    if sequences > 1:
-        several.append(Variant(1, longest, sequences=sequences))
+    powers = [1 << power for power in range(1, sequences.bit_length()) if 1 << power < sequences]
+    several += [Variant(1, longest, sequences=count) for count in (*powers, sequences) if count > 1]
     return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
 
 

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from octavo.kernels.attention import attend
-from octavo.kernels.attention.tiling import Tiling, choose_tiling
+from octavo.kernels.attention.tiling import StagedTiling, Tiling, choose_tiling
 from octavo.kernels.attention.triton import attend as launch
 from octavo.kernels.store import store
 from octavo.kv.pool import LayerPages
@@ -26,7 +26,7 @@ CHUNKS = {
 }
 
 
-def check(dtype: str, chunks: list[tuple[int, int]], heads: int, kv_heads: int, head_dim: int, splits: int, **more):
+def check(dtype: str, chunks: list[tuple[int, int]], heads: int, kv_heads: int, head_dim: int, shares: int, **more):
     torch.manual_seed(11)
     layer, rows = filled(dtype, chunks, kv_heads, head_dim), to_device(make_rows(chunks, 2))
     q = torch.randn(len(rows.positions), heads, head_dim, device=DEVICE) * 2
@@ -34,18 +34,18 @@ def check(dtype: str, chunks: list[tuple[int, int]], heads: int, kv_heads: int, 
     want = attend(q, rows, layer, "reference", head_dim**-0.5, window)
     for compute in (None, torch.bfloat16):
         for _ in range(2):  # the second finds the counters as the first left them
-            tiling = Tiling(8, 64, splits, 1, more.get("stages", 1), staged=True)
+            tiling = StagedTiling.of(shares, roomy=more.get("roomy", False), stages=more.get("stages", 1))
             got = launch(q, replace(rows, compute=compute), layer, head_dim**-0.5, window, None, tiling)
             assert got.isfinite().all()
             assert relative(got, want) < 3e-3
 
 
-@pytest.mark.parametrize("splits", [1, 3, 64])
+@pytest.mark.parametrize("shares", [0, 1, 3, 5, 64, 200])
 @pytest.mark.parametrize("kind", CHUNKS)
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", STAGED)
-def test_staged(dtype: str, head_dim: int, kind: str, splits: int):
-    check(dtype, CHUNKS[kind], 8, 2, head_dim, splits)
+def test_staged(dtype: str, head_dim: int, kind: str, shares: int):
+    check(dtype, CHUNKS[kind], 8, 2, head_dim, shares)
 
 
 @pytest.mark.parametrize("group", [1, 3, 5, 8])
@@ -55,17 +55,32 @@ def test_groups(dtype: str, group: int):
 
 
 @pytest.mark.parametrize("window", [1, 50, 700])
-@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("shares", [0, 4, 30])
 @pytest.mark.parametrize("dtype", ["int8", "int4", "fp16"])
-def test_windows(dtype: str, splits: int, window: int):
-    check(dtype, CHUNKS["decode"], 4, 2, 128, splits, window=window)
-    check(dtype, CHUNKS["several"], 4, 2, 128, splits, window=window)
+def test_windows(dtype: str, shares: int, window: int):
+    check(dtype, CHUNKS["decode"], 4, 2, 128, shares, window=window)
+    check(dtype, CHUNKS["several"], 4, 2, 128, shares, window=window)
+
+
+@pytest.mark.parametrize("shares", [7, 100, 132, 400, 1000])
+@pytest.mark.parametrize("contexts", ["many", "alike", "tiny"])
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_shares_of_many_contexts(dtype: str, contexts: str, shares: int):
+    """More contexts than a program looks at at once; a run of pages holds many of them, or the other way round."""
+    lengths = {"many": [1 + 37 * number % 1500 for number in range(300)], "alike": [640] * 40, "tiny": [5, 1] * 80}
+    check(dtype, [(1, length) for length in lengths[contexts]], 4, 1, 128, shares)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "bf16"])
 def test_two_stages(dtype: str):
-    check(dtype, CHUNKS["decode"], 8, 2, 128, 1, stages=2)
+    check(dtype, CHUNKS["decode"], 8, 2, 128, 0, stages=2)
     check(dtype, CHUNKS["mixed"], 8, 2, 128, 5, stages=2)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4,int8"])
+@pytest.mark.parametrize("shares", [0, 5])
+def test_more_room_than_needed(dtype: str, shares: int):
+    check(dtype, CHUNKS["decode"], 8, 2, 128, shares, roomy=True)
 
 
 def test_static_scales():
@@ -126,7 +141,7 @@ def chosen(layer: LayerPages, sequences: int, pages: int) -> Tiling:
 def test_it_is_what_runs():
     """Chosen for codes whatever the batch, for 16 bits where few programs have to keep memory busy."""
     codes, floats = filled("int8", [(1, 64)], 8, 128), filled("bf16", [(1, 64)], 8, 128)
-    assert all(chosen(codes, sequences, 32).staged for sequences in (1, 32, 128, 500))
-    assert [chosen(floats, sequences, 32).staged for sequences in (1, 32, 500)] == [True, True, False]
-    assert chosen(codes, 1, 32).splits == 8
-    assert chosen(codes, 1, 1).splits == chosen(codes, 500, 32).splits == 1
+    staged = [isinstance(chosen(codes, sequences, 32), StagedTiling) for sequences in (1, 32, 128, 500)]
+    assert staged == [True] * 4
+    staged = [isinstance(chosen(floats, sequences, 32), StagedTiling) for sequences in (1, 32, 64, 500)]
+    assert staged == [True, True, True, False]

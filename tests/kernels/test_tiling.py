@@ -1,12 +1,13 @@
 """How attention's work is cut: what must hold for any number of sequences, and what was measured to be best."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from octavo.kernels.attention import ROW_BLOCKS
-from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling
+from octavo.kernels.attention.tiling import Chip, StagedTiling, Tiling, choose_tiling
 
 H200 = Chip(132, True)
 CODES: Any = SimpleNamespace(one_warp=True, key_compute="int8")
@@ -15,45 +16,59 @@ EXACT: Any = SimpleNamespace(one_warp=False, key_compute="float32")
 
 
 def tiling(
-    codec: Any, sequences: int, kv_heads: int = 8, pages: int = 32, rows: int = 4, staged: bool = True
-) -> Tiling:
-    return choose_tiling((codec, codec), rows, 16896, sequences, kv_heads, pages, H200, staged)
+    codec: Any, sequences: int, kv_heads: int = 8, pages: int = 32, rows: int = 4, staged: bool = True,
+    head_bytes: int = 16896,
+) -> Tiling:  # fmt: skip
+    return choose_tiling((codec, codec), rows, head_bytes, sequences, kv_heads, pages, H200, staged)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 8, 32])
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 8, 32, 200, 2000])
 @pytest.mark.parametrize("codec", [CODES, FLOATS], ids=["codes", "floats"])
 def test_programs_of_staged_pages(codec, kv_heads: int):
     most = 8 if codec is CODES else 6  # that a multiprocessor holds, and merges
     for sequences in range(1, 600, 7):
-        for pages in (1, 3, 4, 8, 32, 128, 2048):
-            cut = tiling(codec, sequences, kv_heads, pages)
-            if not cut.staged:
-                assert codec is FLOATS and sequences * kv_heads >= 4 * 132
-                continue
-            assert cut.rows == ROW_BLOCKS[0] and cut.warps == 1
-            assert cut.splits == 1 or cut.splits * sequences * kv_heads <= most * 132
-            assert cut.splits == 1 or cut.splits * LEAST_PAGES <= pages
-            assert cut.splits <= max(8, pages // 8)
+        cut = tiling(codec, sequences, kv_heads)
+        if not isinstance(cut, StagedTiling):
+            assert codec is FLOATS and sequences * kv_heads > 4 * 132
+            continue
+        assert cut.rows == ROW_BLOCKS[0] and cut.warps == cut.splits == 1
+        assert cut.shares <= 1 or cut.shares * kv_heads <= most * 132
+        assert not cut.early or cut.shares > 0
 
 
 def test_what_was_measured():
-    assert [tiling(CODES, sequences).splits for sequences in (8, 32, 64, 128, 500)] == [8, 4, 2, 1, 1]
-    assert [tiling(CODES, sequences, 32).splits for sequences in (1, 8, 32, 128)] == [8, 4, 1, 1]
-    assert [tiling(FLOATS, sequences).splits for sequences in (1, 8, 32)] == [8, 4, 3]
-    assert tiling(CODES, 4, pages=128).splits == 16
+    of = StagedTiling.of
+    assert [tiling(CODES, sequences) for sequences in (1, 32, 263)] == [of(132, early=True)] * 3
+    assert [tiling(CODES, sequences) for sequences in (264, 500)] == [of(0, roomy=True)] * 2
+    assert [tiling(CODES, sequences, 32) for sequences in (1, 65)] == [of(33, early=True)] * 2
+    assert tiling(CODES, 500, head_bytes=8704) == of(0)
+    assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True)] * 2
+    assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66)] * 2
 
 
 def test_what_is_not_staged():
-    assert not tiling(CODES, 32, rows=9).staged
-    assert not tiling(CODES, 32, staged=False).staged
-    assert not tiling(EXACT, 32, staged=False).staged
+    assert not isinstance(tiling(CODES, 32, rows=9), StagedTiling)
+    assert not isinstance(tiling(CODES, 32, staged=False), StagedTiling)
+    assert not isinstance(tiling(EXACT, 32, staged=False), StagedTiling)
     assert tiling(EXACT, 1, rows=1, staged=False).rows == 16
 
 
-@pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("codec", [CODES, FLOATS], ids=["codes", "floats"])
-def test_one_page_has_one_program(codec, staged: bool):
+def test_one_page_has_one_program(codec):
     """Kernels that split and kernels that do not are both compiled at start, of one page and of the longest context."""
-    assert tiling(codec, 1, pages=1, staged=staged).splits == 1
-    assert tiling(codec, 1, pages=64, staged=staged).splits > 1
-    assert tiling(codec, 500, 32, pages=64, staged=staged).splits == 1
+    assert tiling(codec, 1, pages=1, staged=False).splits == 1
+    assert tiling(codec, 1, pages=64, staged=False).splits > 1
+    assert tiling(codec, 500, 32, pages=64, staged=False).splits == 1
+
+
+@pytest.mark.parametrize("kv_heads", [1, 3, 8, 32])
+@pytest.mark.parametrize("codec", [CODES, FLOATS], ids=["codes", "floats"])
+def test_what_is_compiled_at_start_is_all_there_is(codec, kv_heads: int):
+    """Decode steps of powers of two of sequences are warmed up."""
+
+    def compiled(sequences: int):
+        cut = tiling(codec, sequences, kv_heads)
+        return replace(cut, shares=min(cut.shares, 1)) if isinstance(cut, StagedTiling) else replace(cut, splits=1)
+
+    warm = {compiled(sequences) for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
+    assert {compiled(sequences) for sequences in range(1, 513)} <= warm

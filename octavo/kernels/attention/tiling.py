@@ -11,13 +11,13 @@ __all__ = ["LEAST_PAGES", "Chip", "Tiling", "choose_tiling", "padded"]
 _SMALL_BYTES = 10 << 10  # of a page's KV head
 _MOST_SPLITS = 64
 LEAST_PAGES = 4
-"""of a program that shares a context, where pages are staged"""
+"""of a program among several that share contexts, where pages are staged"""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages,
-    whether pages are prefetched to L2, and whether they come through shared memory (triton_staged.py)."""
+    """How the work is cut: query rows a program, tokens a tile, programs that share a context, warps, load stages, and
+    whether pages are prefetched to L2."""
 
     rows: int
     tile: int
@@ -25,7 +25,22 @@ class Tiling:
     warps: int
     stages: int
     prefetch: bool = False
-    staged: bool = False
+
+
+@dataclass(frozen=True)
+class StagedTiling(Tiling):
+    """With pages that come through shared memory (triton_staged.py)."""
+
+    shares: int = 0
+    """programs of a KV head among which all pages are dealt out evenly; 0: one program a context"""
+    early: bool = False
+    """programs begin before the launch before them has ended"""
+    roomy: bool = False
+    """each takes more shared memory than it needs, so that fewer live on a multiprocessor"""
+
+    @classmethod
+    def of(cls, shares: int, early: bool = False, roomy: bool = False, stages: int = 1) -> "StagedTiling":
+        return cls(ROW_BLOCKS[0], 64, 1, 1, stages, False, shares, early, roomy)
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,11 @@ def choose_tiling(
         return Tiling(rows, 32, 1, 4, 1 if one_warp or exact else 2)
     programs = sequences * kv_heads * -(-query_rows // rows)
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
-    if stageable and rows == ROW_BLOCKS[0] and (one_warp or programs < resident * chip.processors):
-        return Tiling(rows, 64, _choose_staged_splits(programs, pages, chip.processors, one_warp), 1, 1, staged=True)
     small = head_bytes <= _SMALL_BYTES
+    if stageable and rows == ROW_BLOCKS[0]:
+        staged = _choose_staged(programs, kv_heads, chip.processors, one_warp, small)
+        if staged is not None:
+            return staged
     splits = _choose_splits(programs, pages, resident * chip.processors, small)
     if one_warp:
         # int4's few bytes leave memory idle between a program's loads
@@ -61,15 +78,23 @@ def choose_tiling(
     return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
 
 
-def _choose_staged_splits(programs: int, pages: int, processors: int, one_warp: bool) -> int:
-    """As `_choose_splits`, where copies are under way all the time: few programs suffice to keep memory busy, and what
-    counts is that all multiprocessors have equally many. Of programs that merge splits, which takes registers, eight
-    live on one. A program that shares a context has LEAST_PAGES or more."""
+def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool, small: bool) -> StagedTiling | None:
+    """Measured on an H200 over contexts of one length and of many (docs/kernels.md).
+
+    Few contexts are shared: of codes by eight programs a multiprocessor, which is as many as it holds that merge; of
+    floats, whose pages are long, by two, or by four where contexts alone are more than that. Then nothing gains from
+    an early beginning: while the launch before still runs, programs that do not fill the chip come to lie unevenly.
+    Many contexts have a program each. Where all are of one length ten a multiprocessor take less time than the thirteen
+    of int8 that it would hold.
+    """
     if one_warp:
-        splits = 8 * processors // programs
-    else:  # a multiprocessor holds six, whose page is twice as long
-        splits = max(2 * processors // programs, min(3, 6 * processors // programs))
-    return max(1, min(splits, max(8, pages // 8), pages // LEAST_PAGES, _MOST_SPLITS))
+        if programs < 16 * processors:
+            return StagedTiling.of(max(1, 8 * processors // kv_heads), early=True)
+        return StagedTiling.of(0, roomy=not small)
+    if programs > 4 * processors:
+        return None
+    few = programs <= 2 * processors
+    return StagedTiling.of(max(1, (2 if few else 4) * processors // kv_heads), early=few)
 
 
 @lru_cache(4096)  # every layer of a step asks the same

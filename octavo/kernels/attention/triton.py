@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.ahead import COUNTERS, counters, follows, launch, runs_gluon
-from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, Tiling, choose_tiling, padded
+from octavo.kernels.attention.tiling import LEAST_PAGES, Chip, StagedTiling, Tiling, choose_tiling, padded
 from octavo.kernels.attention.triton_dense import attend_dense, takes
 from octavo.kernels.attention.triton_kernel import attend_kernel
 from octavo.kernels.rows import Rows, ScoreCorrection
@@ -75,7 +75,6 @@ def _common_constants(layer: LayerPages, q: Tensor, tiling: Tiling, in_kernel: b
         "GROUP": q.shape[1] // layout.kv_heads,
         "HEAD": q.shape[2],
         "PAGE": layout.page_tokens,
-        "SPLIT": tiling.splits > 1,
         "STAGES": tiling.stages,
         "num_warps": tiling.warps,
     }
@@ -99,11 +98,12 @@ def _constants(layer: LayerPages, q: Tensor, tiling: Tiling) -> dict[str, Any]:
         "PLAIN": _INTERPRETED,
         "PREFETCH": tiling.prefetch and not _INTERPRETED,
         "FLIP": value.flipped,
+        "SPLIT": tiling.splits > 1,
         "num_stages": tiling.stages,
     }
 
 
-def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling) -> dict[str, Any]:
+def _staged_constants(layer: LayerPages, q: Tensor, tiling: StagedTiling) -> dict[str, Any]:
     layout, plan = layer.layout, layer.plan
     key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
     item = 1 if key.key_compute == "int8" else 2
@@ -117,8 +117,9 @@ def _staged_constants(layer: LayerPages, q: Tensor, tiling: Tiling) -> dict[str,
         "VALUE_ROW": layout.value_slots[0].row_bytes // item,
         "COMPUTE": getattr(tl, key.key_compute),
         "LEAST": LEAST_PAGES,
-        # a grid that does not fill the chip, begun while programs of another are still there, comes to lie unevenly
-        **(follows(q.device) if tiling.splits > 1 else {"EARLY": False}),
+        "SHARED": tiling.shares > 0,
+        "META_ROWS": 32 if tiling.roomy else 4,
+        **(follows(q.device) if tiling.early else {"EARLY": False}),
     }
 
 
@@ -180,29 +181,31 @@ def _attend_part(
 ) -> None:  # fmt: skip
     layout = layer.layout
     tokens, heads, head_dim = q.shape
-    blocks, splits = -(-part.max_query * (heads // layout.kv_heads) // tiling.rows), tiling.splits
-    row_blocks = part.count * layout.kv_heads * blocks
-    assert splits == 1 or row_blocks <= COUNTERS, f"{row_blocks} row blocks to merge and {COUNTERS} counters"
+    blocks = layout.kv_heads * -(-part.max_query * (heads // layout.kv_heads) // tiling.rows)
     if part.max_query == 1 and part.first == 0:
         tokens = part.count  # the others have no split to merge
-    share, width = splits * tokens * heads, padded(head_dim)
-    partial = torch.empty(share * (width + 2) if splits > 1 else 1, dtype=torch.float32, device=q.device)
-    stats = partial[share * width :] if splits > 1 else partial
+    shares = tiling.shares if isinstance(tiling, StagedTiling) else 0
+    parts = 2 * shares * blocks * tiling.rows if shares else tiling.splits * tokens * heads
+    merges = shares > 0 or tiling.splits > 1
+    assert not merges or part.count * blocks <= COUNTERS, f"{part.count} x {blocks} to merge and {COUNTERS} counters"
+    width = padded(head_dim)
+    partial = torch.empty(parts * (width + 2) if merges else 1, dtype=torch.float32, device=q.device)
+    stats = partial[parts * width :] if merges else partial
     common = (
         out, partial, stats, counters(q), rows.query_start, rows.context, rows.block_tables,
-        layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), tokens * heads, window or 0, part.first,
+        layer.pages, softmax_scale * _LOG2_E, rows.block_tables.stride(0), window or 0, part.first,
     )  # fmt: skip
     constants = _common_constants(layer, q, tiling, in_kernel) | {"WINDOW": window is not None}
-    if tiling.staged:
+    if isinstance(tiling, StagedTiling):
         from octavo.kernels.attention.triton_staged import attend_staged_kernel
 
         launch(
-            attend_staged_kernel, (layout.kv_heads * blocks, part.count, splits), q, *common,
+            attend_staged_kernel, (blocks, shares or part.count), q, *common, part.count,
             **_staged_constants(layer, q, tiling), **constants,
         )  # fmt: skip
     else:
         launch(
-            attend_kernel, (splits, layout.kv_heads * blocks, part.count), q, *_correction(correction, q), *common,
+            attend_kernel, (tiling.splits, blocks, part.count), q, *_correction(correction, q), *common, tokens * heads,
             PAIRS=0 if correction is None else correction.rope.cos.shape[1], **_constants(layer, q, tiling),
             **constants,
         )  # fmt: skip

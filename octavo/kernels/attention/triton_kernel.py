@@ -202,7 +202,7 @@ def hadamard_rows(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
 def attend_kernel(
     q, a, b, cos, sin, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2,
-    table_stride, total_rows, window, first_sequence,
+    table_stride, window, first_sequence, total_rows,
     LOAD_KEYS: tl.constexpr, LOAD_VALUES: tl.constexpr, ARRANGE: tl.constexpr, KEY_DIMS: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     KEY_AT: tl.constexpr, VALUE_AT: tl.constexpr, KEY_COMPUTE: tl.constexpr, VALUE_COMPUTE: tl.constexpr,

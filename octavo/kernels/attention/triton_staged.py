@@ -29,6 +29,7 @@ from octavo.kernels.attention.triton_staged_pages import (
     zero_planes_behind,
     zero_rows_behind,
 )
+from octavo.kernels.attention.triton_staged_shares import own_share, pages_of, parts_of
 
 __all__ = ["attend_staged_kernel"]
 
@@ -107,27 +108,6 @@ def _scores(query, keys):
 
 
 @gluon.jit
-def _share(
-    context, rows, first_row, split, window, GROUP: gl.constexpr, PAGE: gl.constexpr, SPLIT: gl.constexpr,
-    LEAST: gl.constexpr, WINDOW: gl.constexpr,
-):  # fmt: skip
-    """The pages [from, to) of a split, and how many splits there are."""
-    lowest = context - rows // GROUP + first_row // GROUP
-    end = context - rows // GROUP + (gl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
-    start_page = 0
-    if WINDOW:
-        start_page = gl.maximum(lowest - window + 1, 0) // PAGE
-    count = gl.cdiv(end, PAGE) - start_page
-    page_from, page_to, splits = start_page, start_page + count, 1
-    if SPLIT:  # shares differ by a page at most
-        splits = gl.minimum(gl.num_programs(2), gl.maximum(count // 8, 8))  # the grid is made for the longest context
-        splits = gl.maximum(gl.minimum(count // LEAST, splits), 1)
-        page_from = start_page + split * count // splits
-        page_to = start_page + (split + 1) * count // splits
-    return page_from, page_to, splits
-
-
-@gluon.jit
 def _attend_pages(
     query, factor, shift, position, window, context, table, pages, upcoming, page_from, page_to, keys, values, meta,
     planes, KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_AT: gl.constexpr,
@@ -146,19 +126,20 @@ def _attend_pages(
     offset = gl.zeros([ROWS], gl.float32, layout=rows_of)
     for index in range(page_from, page_to):
         slot = (index - page_from) % STAGES
+        first_plane = slot * (planes.shape[0] // STAGES)
         more = index + STAGES < page_to
         head = pages + upcoming.to(gl.int64) * PAGE_BYTES
         upcoming = gl.load(table + gl.minimum(index + STAGES + 1, page_to - 1))
         wait(more, 2 * STAGES - 1, 1)
         score = _scores(query, key_tile(keys.index(slot), KEYS_OF)) * factor[:, None]
         if AFFINE:
-            zero_planes_behind(planes, slot, context - index * PAGE)
-            score = score * metadata(planes, slot, 0) + shift[:, None] * metadata(planes, slot, 1)
-            scale, mid = metadata(planes, slot, 2), metadata(planes, slot, 3)
+            zero_planes_behind(planes, first_plane, context - index * PAGE)
+            score = score * metadata(planes, first_plane + 0) + shift[:, None] * metadata(planes, first_plane + 1)
+            scale, mid = metadata(planes, first_plane + 2), metadata(planes, first_plane + 3)
         else:
             scale, mid = score, score  # not read
         if more:
-            copy_keys(head, keys.index(slot), meta.index(slot), KEY_AT, META_AT)
+            copy_keys(head, keys.index(slot), meta.index(slot).slice(0, 4), KEY_AT, META_AT)
         seen = (index * PAGE + n)[None, :] <= position[:, None]
         if WINDOW:
             seen = seen & ((index * PAGE + n)[None, :] > position[:, None] - window)
@@ -175,42 +156,25 @@ def _attend_pages(
     return total, peak, mass, offset
 
 
-@gluon.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
-def attend_staged_kernel(
-    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, total_rows, window,
-    first_sequence,
+@gluon.jit
+def _attend_segment(
+    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+    sequence, group, first_row, page_from, page_to, share, keys, values, meta, planes,
     KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_DIMS: gl.constexpr,
     VALUE_DIMS: gl.constexpr, KEY_AT: gl.constexpr, VALUE_AT: gl.constexpr, META_AT: gl.constexpr,
-    KEY_ROW: gl.constexpr, VALUE_ROW: gl.constexpr, COMPUTE: gl.constexpr, KEY_FACTOR: gl.constexpr,
-    UNROTATE: gl.constexpr, PAGE_BYTES: gl.constexpr, HEAD_BYTES: gl.constexpr, KV_HEADS: gl.constexpr,
-    GROUP: gl.constexpr, HEAD: gl.constexpr, PAGE: gl.constexpr, SPLIT: gl.constexpr, LEAST: gl.constexpr,
-    WINDOW: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr, num_warps: gl.constexpr,
+    KEY_FACTOR: gl.constexpr, UNROTATE: gl.constexpr, PAGE_BYTES: gl.constexpr, KV_HEADS: gl.constexpr,
+    GROUP: gl.constexpr, HEAD: gl.constexpr, SHARED: gl.constexpr, WINDOW: gl.constexpr, STAGES: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
-    """As `attend_kernel`, for row blocks of 8; grid (KV_HEADS * row blocks, sequences, splits at most): programs that
-    have nothing to do come last, since programs are dealt out to multiprocessors in turn."""
-    blocks = gl.num_programs(0) // KV_HEADS
-    split, group, sequence = gl.program_id(2), gl.program_id(0) // blocks, gl.program_id(1) + first_sequence
-    first_row = gl.program_id(0) % blocks * ROWS
+    """Rows from `first_row` on of one sequence and KV head, with its pages [page_from, page_to)."""
+    PAGE: gl.constexpr = keys.shape[1]
     table = tables + sequence.to(gl.int64) * table_stride
-    # page ids are on their way together with the lengths, which say which of them are wanted
+    # page ids are on their way together with the lengths
     place = gl.arange(0, _KNOWN, layout=_TABLE)
     known = gl.load(table + place, mask=place < table_stride, other=0)
     context = gl.load(contexts + sequence)
     begin = gl.load(query_start + sequence)
     rows = (gl.load(query_start + sequence + 1) - begin) * GROUP
-    if first_row >= rows:
-        return
-    page_from, page_to, splits = _share(context, rows, first_row, split, window, GROUP, PAGE, SPLIT, LEAST, WINDOW)
-    if SPLIT:
-        if split >= splits:
-            return
-
-    keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], room_layout(KEY_ROW, PAGE, COMPUTE, False))
-    values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
-    meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-
-    pages += group * HEAD_BYTES
     # what the launch before writes are q and rows of the pages from `fresh` on
     fresh = (context - rows // GROUP) // PAGE
     for stage in gl.static_range(STAGES):
@@ -220,14 +184,14 @@ def attend_staged_kernel(
         if page_from + stage < page_to:
             page = _page(known, place, table, page_from + stage)
             head = pages + page.to(gl.int64) * PAGE_BYTES
-            copy_keys(head, keys.index(stage), meta.index(stage), KEY_AT, META_AT)
+            copy_keys(head, keys.index(stage), meta.index(stage).slice(0, 4), KEY_AT, META_AT)
             copy_plane(head + VALUE_AT, values.index(stage))
             async_copy.commit_group()
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
 
-    query, factor, shift = _query(q, first_row, rows, begin, group, COMPUTE, KEY_DIMS, KV_HEADS, GROUP, HEAD)
+    query, factor, shift = _query(q, first_row, rows, begin, group, keys.dtype, KEY_DIMS, KV_HEADS, GROUP, HEAD)
     shift, factor = shift * scale_log2, factor * (scale_log2 * KEY_FACTOR)
     position = context - rows // GROUP + (first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))) // GROUP
     upcoming = _page(known, place, table, gl.minimum(page_from + STAGES, page_to - 1))
@@ -236,6 +200,60 @@ def attend_staged_kernel(
         planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_AT, VALUE_AT, META_AT, PAGE_BYTES, HEAD, WINDOW, STAGES,
     )  # fmt: skip
     finish(
-        state, out, partial, stats, arrived, begin, first_row, rows, group, split, splits, total_rows, VALUE_DIMS,
-        UNROTATE, META_AT is not None, SPLIT, KV_HEADS, GROUP, HEAD,
+        state, out, partial, stats, arrived, begin, first_row, rows, group, sequence, share, VALUE_DIMS, UNROTATE,
+        META_AT is not None, SHARED, KV_HEADS, GROUP, HEAD,
     )  # fmt: skip
+
+
+@gluon.jit(do_not_specialize=["table_stride", "window", "first_sequence", "sequences"])
+def attend_staged_kernel(
+    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+    first_sequence, sequences,
+    KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_DIMS: gl.constexpr,
+    VALUE_DIMS: gl.constexpr, KEY_AT: gl.constexpr, VALUE_AT: gl.constexpr, META_AT: gl.constexpr,
+    KEY_ROW: gl.constexpr, VALUE_ROW: gl.constexpr, COMPUTE: gl.constexpr, KEY_FACTOR: gl.constexpr,
+    UNROTATE: gl.constexpr, PAGE_BYTES: gl.constexpr, HEAD_BYTES: gl.constexpr, KV_HEADS: gl.constexpr,
+    GROUP: gl.constexpr, HEAD: gl.constexpr, PAGE: gl.constexpr, SHARED: gl.constexpr, LEAST: gl.constexpr,
+    META_ROWS: gl.constexpr, WINDOW: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """As `attend_kernel`, for row blocks of 8; grid (KV_HEADS * row blocks, sequences), or with SHARED (KV_HEADS * row
+    blocks, programs among which all pages are dealt out: triton_staged_shares.py)."""
+    blocks = gl.num_programs(0) // KV_HEADS
+    group, first_row = gl.program_id(0) // blocks, gl.program_id(0) % blocks * ROWS
+    keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], room_layout(KEY_ROW, PAGE, COMPUTE, False))
+    values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
+    meta = gl.allocate_shared_memory(gl.float16, [STAGES, META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    planes = meta._reinterpret(gl.float16, [STAGES * META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    pages += group * HEAD_BYTES
+    if SHARED:
+        cursor, end, sequence, base, deal = own_share(
+            contexts, query_start, first_sequence, sequences, window, PAGE, LEAST, WINDOW
+        )
+        while cursor < end:
+            first_page, count = pages_of(contexts, query_start, first_sequence + sequence, window, PAGE, WINDOW)
+            page_from = first_page + cursor - base
+            page_to = first_page + gl.minimum(count, end - base)
+            _attend_segment(
+                q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+                first_sequence + sequence, group, first_row, page_from, page_to, parts_of(base, count, cursor, deal),
+                keys, values, meta, planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
+                META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
+            )  # fmt: skip
+            base += count
+            cursor = base
+            sequence += 1
+    else:
+        sequence = gl.program_id(1) + first_sequence
+        context = gl.load(contexts + sequence)
+        rows = (gl.load(query_start + sequence + 1) - gl.load(query_start + sequence)) * GROUP
+        first_position = context - rows // GROUP + first_row // GROUP
+        end_position = context - rows // GROUP + (gl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
+        page_from = 0
+        if WINDOW:
+            page_from = gl.maximum(first_position - window + 1, 0) // PAGE
+        _attend_segment(
+            q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+            sequence, group, first_row, page_from, gl.cdiv(end_position, PAGE), (0, 1, 0, 0),
+            keys, values, meta, planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
+            META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
+        )  # fmt: skip

@@ -1,9 +1,10 @@
-"""The end of attention over staged pages, in Gluon: splits are merged as in triton_merge.py, the output written."""
+"""The end of attention over staged pages, in Gluon: parts are merged as in triton_merge.py, the output written."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from octavo.kernels.attention.triton_staged_pages import ROWS
+from octavo.kernels.attention.triton_staged_shares import part_at
 
 __all__ = ["finish"]
 
@@ -29,34 +30,37 @@ def _butterflies(x, FIRST: gl.constexpr, LAST: gl.constexpr, LAYOUT: gl.constexp
 
 
 @gluon.jit
-def _part(partial, stats, at, row, live, split, splits, total_rows, HEAD: gl.constexpr):
-    """What a split left: its total, and its rows' peak and mass; nothing from `splits` on."""
-    there = live & (row * 0 + split < splits)
-    total = gl.load(partial + split * total_rows * HEAD + at, mask=there[:, None], other=0.0, cache_modifier=".cg")
-    peak = gl.load(stats + (split * total_rows + row) * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
-    mass = gl.load(stats + (split * total_rows + row) * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
+def _part(partial, stats, number, share, lane, live, HEAD: gl.constexpr):
+    """What a program left of a context: its total, and its rows' peak and mass; nothing behind the last."""
+    there = live & (lane * 0 + number < share[1])
+    row = (part_at(number, share) * gl.num_programs(0) + gl.program_id(0)) * ROWS + lane
+    at = row[:, None] * HEAD + gl.arange(0, HEAD, layout=gl.SliceLayout(0, _TOTAL))[None, :]
+    total = gl.load(partial + at, mask=there[:, None], other=0.0, cache_modifier=".cg")
+    peak = gl.load(stats + row * 2, mask=there, other=-1.0e30, cache_modifier=".cg")
+    mass = gl.load(stats + row * 2 + 1, mask=there, other=0.0, cache_modifier=".cg")
     return total, peak, mass
 
 
 @gluon.jit
-def _merge(total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, HEAD: gl.constexpr):
+def _merge(total, peak, mass, partial, stats, arrived, lane, live, share, HEAD: gl.constexpr):
     """As `merge_row_block`; total `[8, HEAD]`, peak and mass lie in _TOTAL's rows."""
+    row = (share[3] * gl.num_programs(0) + gl.program_id(0)) * ROWS + lane
     at = row[:, None] * HEAD + gl.arange(0, HEAD, layout=gl.SliceLayout(0, _TOTAL))[None, :]
-    gl.store(partial + split * total_rows * HEAD + at, total, mask=live[:, None])
-    gl.store(stats + (split * total_rows + row) * 2, peak, mask=live)
-    gl.store(stats + (split * total_rows + row) * 2 + 1, mass, mask=live)
+    gl.store(partial + at, total, mask=live[:, None])
+    gl.store(stats + row * 2, peak, mask=live)
+    gl.store(stats + row * 2 + 1, mass, mask=live)
     gl.thread_barrier()
-    last = gl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == splits - 1
+    last = gl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == share[1] - 1
     if last:
         gl.store(arrived, 0)
         peak = gl.full([ROWS], -1.0e30, gl.float32, layout=gl.SliceLayout(1, _TOTAL))
         mass = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, _TOTAL))
         total = gl.zeros([ROWS, HEAD], gl.float32, layout=_TOTAL)
-        for first in range(0, splits, 4):  # four at once, so that their loads do not wait in turn
-            part0, peak0, mass0 = _part(partial, stats, at, row, live, first, splits, total_rows, HEAD)
-            part1, peak1, mass1 = _part(partial, stats, at, row, live, first + 1, splits, total_rows, HEAD)
-            part2, peak2, mass2 = _part(partial, stats, at, row, live, first + 2, splits, total_rows, HEAD)
-            part3, peak3, mass3 = _part(partial, stats, at, row, live, first + 3, splits, total_rows, HEAD)
+        for number in range(0, share[1], 4):  # four at once, so that their loads do not wait in turn
+            part0, peak0, mass0 = _part(partial, stats, number, share, lane, live, HEAD)
+            part1, peak1, mass1 = _part(partial, stats, number + 1, share, lane, live, HEAD)
+            part2, peak2, mass2 = _part(partial, stats, number + 2, share, lane, live, HEAD)
+            part3, peak3, mass3 = _part(partial, stats, number + 3, share, lane, live, HEAD)
             top = gl.maximum(peak, gl.maximum(gl.maximum(peak0, peak1), gl.maximum(peak2, peak3)))
             shrink, peak = gl.exp2(peak - top), top
             peak0, peak1 = gl.exp2(peak0 - top), gl.exp2(peak1 - top)
@@ -69,33 +73,33 @@ def _merge(total, peak, mass, partial, stats, arrived, row, live, split, splits,
 
 @gluon.jit
 def finish(
-    state, out, partial, stats, arrived, begin, first_row, rows, group, split, splits, total_rows,
-    VALUE_DIMS: gl.constexpr, UNROTATE: gl.constexpr, AFFINE: gl.constexpr, SPLIT: gl.constexpr,
-    KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD: gl.constexpr,
+    state, out, partial, stats, arrived, begin, first_row, rows, group, sequence, share, VALUE_DIMS: gl.constexpr,
+    UNROTATE: gl.constexpr, AFFINE: gl.constexpr, SHARED: gl.constexpr, KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
+    HEAD: gl.constexpr,
 ):  # fmt: skip
-    """Merge what splits left, undo V's rotation, write."""
+    """Merge what the programs of a context left, undo V's rotation, write."""
     total, peak, mass, offset = state
     total = total.permute(1, 0)
     own: gl.constexpr = total.type.layout
     if AFFINE:
         total += gl.convert_layout(offset, gl.SliceLayout(1, own))[:, None]
-    if UNROTATE:  # half of the bits now, the other half when splits are merged: it is linear
+    if UNROTATE:  # half of the bits now, the other half when parts are merged: it is linear
         total = _butterflies(total, 3, _log2(HEAD), own)
     total = gl.convert_layout(total, _TOTAL)
     peak = gl.convert_layout(peak, gl.SliceLayout(1, _TOTAL))
     mass = gl.convert_layout(mass, gl.SliceLayout(1, _TOTAL))
-    r = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, _TOTAL))
-    live = r < rows
-    row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
+    lane = gl.arange(0, ROWS, layout=gl.SliceLayout(1, _TOTAL))
+    live = first_row + lane < rows
     last = True
-    if SPLIT:
-        arrived += gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)
-        last, total, mass = _merge(
-            total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, HEAD
-        )
+    if SHARED:
+        if share[1] > 1:
+            arrived += sequence * gl.num_programs(0) + gl.program_id(0)
+            last, total, mass = _merge(total, peak, mass, partial, stats, arrived, lane, live, share, HEAD)
     if last:
         total = total / mass[:, None]
         if UNROTATE:
             total = _butterflies(total, 0, 3, _TOTAL) * (1.0 / HEAD**0.5)
+        r = first_row + lane
+        row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
         dims = VALUE_DIMS(gl.arange(0, HEAD, layout=gl.SliceLayout(0, _TOTAL)), HEAD, HEAD)
         gl.store(out + row[:, None] * HEAD + dims[None, :], total, mask=live[:, None])

@@ -156,21 +156,22 @@ def wait(more, MORE: gl.constexpr, LAST: gl.constexpr):
 
 
 @gluon.jit
-def metadata(planes, slot, NUMBER: gl.constexpr):
-    """K's scale, its midpoint, V's scale or its midpoint: fp32 `[1, PAGE]`, the same in every query row."""
-    plane = planes.index(slot * 4 + NUMBER).load(gl.SliceLayout(0, SCORES))
+def metadata(planes, number):
+    """K's scale, its midpoint, V's scale or its midpoint (a page's planes 0 to 3): fp32 `[1, PAGE]`, the same in every
+    query row."""
+    plane = planes.index(number).load(gl.SliceLayout(0, SCORES))
     return plane.to(gl.float32)[None, :]
 
 
 @gluon.jit
-def zero_planes_behind(planes, slot, limit):
+def zero_planes_behind(planes, first, limit):
     """Behind the context stands anything, which would be multiplied by zero: V's scales and midpoints from row `limit`
     on become zeros. Keys may be anything, their scores are masked."""
     PAGE: gl.constexpr = planes.shape[1]
     if limit < PAGE:
         n = gl.arange(0, PAGE, layout=_PLANE)
         for number in gl.static_range(2, 4):
-            there = planes.index(slot * 4 + number)
+            there = planes.index(first + number)
             there.store(gl.where(n < limit, there.load(_PLANE), 0.0).to(gl.float16))
 
 
