@@ -40,8 +40,7 @@ class StepContext:
 
 
 class Attention:
-    """Grouped-query attention through the cache: project, store, attend, project. What comes may be in parts, for
-    `add_norm`."""
+    """Grouped-query attention through the cache: project, store and attend (`mix`), project (`out`)."""
 
     def __init__(self, spec: ModelSpec, layer: int, load: Load):
         name = f"model.layers.{layer}.self_attn."
@@ -65,7 +64,8 @@ class Attention:
             q, k = (norm(x, weight, self.spec.norm_eps, impl) for x, weight in zip((q, k), self.norms, strict=True))
         return q, k, v
 
-    def __call__(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
+    def mix(self, hidden: Tensor, step: StepContext, rope: Rope) -> Tensor:
+        """What `out` takes, `[T, H * D]`; the new K and V are stored."""
         q, k, v = self.project(hidden, step.impl)
         pages = step.pool.layers[self.layer]
         if step.check_finite:
@@ -77,7 +77,7 @@ class Attention:
             k = k.float() + self.key_bias
         q = store(q, k, v, rope, step.rows, pages, step.impl)
         mixed = attend(q, step.rows, pages, step.impl, scale, self.spec.window(self.layer), correction)
-        return self.out.in_parts(mixed.flatten(1).to(hidden.dtype), step.impl)
+        return mixed.flatten(1).to(hidden.dtype)
 
 
 class Mlp:
@@ -129,18 +129,21 @@ class DenseDecoder:
 
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits `[len(wanted), vocab]` at the wanted indices, of
-        the model's own type.
+        the model's own type. `wanted` int64 in ascending order, none twice.
 
         Every layer stores its new K and V before it attends, so the step's effect on the cache is complete even
-        where no logits are wanted.
+        where no logits are wanted. Once the last layer has attended nothing but the wanted rows is computed: of a
+        prompt that is one.
         """
         eps, impl = self.spec.norm_eps, step.impl
         hidden, delta = functional.embedding(tokens, self.embedding), None  # what a block adds, the next norm adds
         step = replace(step, rows=replace(step.rows, compute=hidden.dtype))
         for attention_norm, attention, mlp_norm, mlp in self.blocks:
             hidden, normed = add_norm(hidden, delta, attention_norm, eps, impl)
-            hidden, normed = add_norm(hidden, attention(normed, step, self.rope), mlp_norm, eps, impl)
+            mixed = attention.mix(normed, step, self.rope)
+            if attention is self.blocks[-1][1] and len(wanted) < len(tokens):
+                hidden, mixed = hidden[wanted], mixed[wanted]
+            hidden, normed = add_norm(hidden, attention.out.in_parts(mixed, impl), mlp_norm, eps, impl)
             delta = mlp(normed, impl)
-        last = None if delta is None else delta[..., wanted, :]
-        _, normed = add_norm(hidden[wanted], last, self.norm, eps, impl)
+        _, normed = add_norm(hidden, delta, self.norm, eps, impl)
         return self.head(normed, impl)
