@@ -97,7 +97,7 @@ def check_nothing_behind(cut: FlashCut, head_dim: int):
 @pytest.mark.parametrize("cut", OVERLAPPED, ids=str)
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_overlapped(head_dim: int, cut: FlashCut):
-    if head_dim == 256 and cut.rows * cut.keys > 64 * 64:
+    if head_dim == 256 and (cut.rows * cut.keys > 128 * 64 or cut.stages > 2):
         pytest.skip("more than a multiprocessor holds")
     chunks = [*CHUNKS, (700, 700), (300, 1111)]
     for window in (None, 1, 50, 500):
