@@ -13,7 +13,7 @@ from octavo.engine.options import EngineOptions
 from octavo.engine.pool_size import Room
 from octavo.engine.runner import Runner
 from octavo.engine.transfer import reserve
-from octavo.engine.warm_up import variants, warm_up
+from octavo.engine.warm_up import load_products, variants, warm_up
 from octavo.kernels.choice import KernelChoice
 from octavo.models.spec import ModelSpec
 
@@ -43,6 +43,7 @@ class Preparation:
         """`dtype`: of the model. Raises CapacityError if steps do not fit beside the weights."""
         try:
             self._warm_up(runner, hardware.physical_cores() if self.kernels.impl == "triton" else None)
+            load_products(runner, self.limits.tokens, self.limits.sequences)
             room = measure_room(runner, self.limits, self.graph_sizes)
         except torch.OutOfMemoryError:
             raise CapacityError(

@@ -18,6 +18,8 @@ __all__ = ["Model", "Runner"]
 class Model(Protocol):
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor: ...
 
+    def try_products(self, rows: int, impl: str, head: bool) -> None: ...
+
 
 class Runner:
     """A model, its pages, and the kernels that were chosen. Without `graphs` each step is launched kernel by kernel."""

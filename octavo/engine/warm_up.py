@@ -16,7 +16,7 @@ from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.rows import Chunks, Rows
 
-__all__ = ["Variant", "variants", "warm_up"]
+__all__ = ["Variant", "load_products", "product_rows", "variants", "warm_up"]
 
 log = logging.getLogger("octavo")
 
@@ -65,6 +65,27 @@ def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) 
     if runner.pool.layers[0].pages.is_cuda:
         torch.cuda.empty_cache()  # compiling side by side held the tensors of every layer at once
     log.info("kernels are ready (%.1f s)", time.perf_counter() - begin)
+
+
+def product_rows(most: int) -> list[int]:
+    """Numbers of rows up to `most` for which a library may choose another kernel: those that are not ours, close
+    together."""
+    several, rows = [], FEW_ROWS[-1] + 8
+    while rows <= most:
+        several.append(rows)
+        rows += max(8, rows // 32 // 8 * 8)
+    return several
+
+
+@torch.inference_mode()
+def load_products(runner: Runner, tokens: int, sequences: int) -> None:
+    """Have the library's kernels on the device for products of steps of up to `tokens`, whose logits are those of up to
+    `sequences`. It loads one when it is first asked for it and waits for the device to be idle: where a step runs, for
+    as long as that takes."""
+    if runner.invariant:
+        return  # all products are of one shape
+    for rows in product_rows(tokens):
+        runner.model.try_products(rows, runner.impl, rows <= sequences)
 
 
 def _batch(variant: Variant, runner: Runner) -> Batch:

@@ -127,6 +127,14 @@ class DenseDecoder:
                 linear.invariant = True
         self.head.invariant = True
 
+    def try_products(self, rows: int, impl: str, head: bool) -> None:
+        """Each product of a layer once, of so many rows, and the head's if `head`; nothing comes of it."""
+        _, attention, _, mlp = self.blocks[0]
+        for linear in (attention.qkv, mlp.gate_up, *([self.head] if head else [])):
+            linear(self.embedding.new_zeros(rows, linear.in_features), impl)
+        for linear in (attention.out, mlp.down):
+            linear.in_parts(self.embedding.new_zeros(rows, linear.in_features), impl)
+
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits `[len(wanted), vocab]` at the wanted indices, of
         the model's own type. `wanted` int64 in ascending order, none twice.

@@ -1,9 +1,11 @@
 """Before the first request: each shape that kernels are compiled for is run once, and leaves nothing behind."""
 
+from itertools import pairwise
+
 import pytest
 
 from octavo.engine.sampling import SamplingParams
-from octavo.engine.warm_up import Variant, variants, warm_up
+from octavo.engine.warm_up import Variant, load_products, product_rows, variants, warm_up
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.linear import FEW_ROWS
 
@@ -42,3 +44,27 @@ def test_it_leaves_no_trace(tiny, prompts):
     other = tiny.with_cache(debug=True)
     warm_up(other.engine.runner, variants(3, 64, 256, 512, 20))
     assert [answer.token_ids for answer in other.generate(prompts, params)] == want
+
+
+def test_products_of_any_number_of_rows():
+    rows = product_rows(8192)
+    assert rows[0] == FEW_ROWS[-1] + 8 and 8192 - 256 < rows[-1] <= 8192 and len(rows) < 200
+    assert all(0 < after - before <= max(8, before / 32) for before, after in pairwise(rows))
+    assert product_rows(FEW_ROWS[-1]) == []
+
+
+def test_products_are_tried_as_a_step_makes_them(tiny, monkeypatch):
+    runner, seen = tiny.engine.runner, []
+    monkeypatch.setattr(runner.model, "try_products", lambda rows, impl, head: seen.append((rows, impl, head)))
+    load_products(runner, 96, 80)
+    assert seen == [
+        (72, runner.impl, True),
+        (80, runner.impl, True),
+        (88, runner.impl, False),
+        (96, runner.impl, False),
+    ]
+    monkeypatch.undo()
+    load_products(runner, 96, 80)
+    monkeypatch.setattr(runner, "invariant", True)
+    monkeypatch.setattr(runner, "model", None)
+    load_products(runner, 96, 80)

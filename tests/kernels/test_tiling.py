@@ -38,10 +38,11 @@ def test_programs_of_staged_pages(codec, kv_heads: int):
 
 def test_what_was_measured():
     of = StagedTiling.of
-    assert [tiling(CODES, sequences) for sequences in (1, 32, 263)] == [of(132, early=True)] * 3
+    assert [tiling(CODES, sequences) for sequences in (1, 33)] == [of(66, early=True)] * 2
+    assert [tiling(CODES, sequences) for sequences in (34, 263)] == [of(132, early=True)] * 2
     assert [tiling(CODES, sequences) for sequences in (264, 500)] == [of(0, roomy=True)] * 2
-    assert [tiling(CODES, sequences, 32) for sequences in (1, 65)] == [of(33, early=True)] * 2
-    assert tiling(CODES, 500, head_bytes=8704) == of(0)
+    assert [tiling(CODES, sequences, 32) for sequences in (9, 65)] == [of(33, early=True)] * 2
+    assert [tiling(CODES, sequences, head_bytes=8704) for sequences in (1, 500)] == [of(132, early=True), of(0)]
     assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True)] * 2
     assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66)] * 2
 

@@ -81,20 +81,22 @@ def choose_tiling(
 def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool, small: bool) -> StagedTiling | None:
     """Measured on an H200 over contexts of one length and of many (docs/kernels.md).
 
-    Few contexts are shared: of codes by eight programs a multiprocessor, which is as many as it holds that merge; of
-    floats, whose pages are long, by two, or by four where contexts alone are more than that. Then nothing gains from
-    an early beginning: while the launch before still runs, programs that do not fill the chip come to lie unevenly.
-    Many contexts have a program each. Where all are of one length ten a multiprocessor take less time than the thirteen
-    of int8 that it would hold.
+    Few contexts are shared, by eight programs a multiprocessor where pages are `small`, else by four, or two where they
+    are floats. With more contexts than fit into that it is eight for codes, as many as live there and merge, and four
+    for floats. Those begin late: while the launch before still runs, programs that do not fill the chip come to lie
+    unevenly. Many contexts have a program each; where all are of one length, ten a multiprocessor take less time than
+    the thirteen of int8 that it would hold.
     """
-    if one_warp:
-        if programs < 16 * processors:
-            return StagedTiling.of(max(1, 8 * processors // kv_heads), early=True)
-        return StagedTiling.of(0, roomy=not small)
-    if programs > 4 * processors:
-        return None
     few = programs <= 2 * processors
-    return StagedTiling.of(max(1, (2 if few else 4) * processors // kv_heads), early=few)
+    if one_warp and programs >= 16 * processors:
+        return StagedTiling.of(0, roomy=not small)
+    if one_warp:
+        places = 4 if few and not small else 8
+    elif programs <= 4 * processors:
+        places = 2 if few else 4
+    else:
+        return None
+    return StagedTiling.of(max(1, places * processors // kv_heads), early=one_warp or few)
 
 
 @lru_cache(4096)  # every layer of a step asks the same
