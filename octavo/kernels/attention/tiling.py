@@ -81,17 +81,17 @@ def choose_tiling(
 def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool, small: bool) -> StagedTiling | None:
     """Measured on an H200 over contexts of one length and of many (docs/kernels.md).
 
-    Few contexts are shared, by eight programs a multiprocessor where pages are `small`, else by four, or two where they
-    are floats. With more contexts than fit into that it is eight for codes, as many as live there and merge, and four
-    for floats. Those begin late: while the launch before still runs, programs that do not fill the chip come to lie
-    unevenly. Many contexts have a program each; where all are of one length, ten a multiprocessor take less time than
-    the thirteen of int8 that it would hold.
+    Few contexts are shared by four programs a multiprocessor, or two where they are floats; more of them by eight, as
+    many as live there and merge, or four of floats. What few are depends on how long a page takes. Four of floats begin
+    late: while the launch before still runs, programs that do not fill the chip come to lie unevenly. Many contexts
+    have a program each; where all are of one length, ten a multiprocessor take less time than the thirteen of int8 that
+    it would hold.
     """
-    few = programs <= 2 * processors
+    few = programs <= (1 if small else 2) * processors
     if one_warp and programs >= 16 * processors:
         return StagedTiling.of(0, roomy=not small)
     if one_warp:
-        places = 4 if few and not small else 8
+        places = 4 if few else 8
     elif programs <= 4 * processors:
         places = 2 if few else 4
     else:
