@@ -40,13 +40,16 @@ def variants(group: int, page_tokens: int, most_new: int, longest: int, sequence
 
     `most_new` tokens of a step, `longest` context, most `sequences`.
     """
-    sequences, most_new = min(sequences, most_new), min(most_new, longest)
-    products = (*FEW_ROWS, FEW_ROWS[-1] + 1)  # the last comes in parts
+    parted = FEW_ROWS[-1] + 1  # tokens whose products come in parts
+    sequences, tokens, most_new = min(sequences, most_new), most_new, min(most_new, longest)
+    products = (*FEW_ROWS, parted)
     news = sorted({min(count, most_new) for count in (*(max(1, rows // group) for rows in ROW_BLOCKS), *products)})
     lengths = sorted({min(page_tokens, longest), longest})
     several = [Variant(new, context) for new in news for context in lengths]
     powers = [1 << power for power in range(1, sequences.bit_length()) if 1 << power < sequences]
     several += [Variant(1, longest, sequences=count) for count in (*powers, sequences) if count > 1]
+    if most_new < parted <= tokens:  # only together do sequences have as many
+        several.append(Variant(most_new, longest, sequences=min(sequences, -(-parted // most_new))))
     return list(dict.fromkeys([*several, Variant(most_new, longest), Variant(most_new, longest, dense=True)]))
 
 
@@ -68,9 +71,8 @@ def warm_up(runner: Runner, several: list[Variant], threads: int | None = None) 
 
 
 def product_rows(most: int) -> list[int]:
-    """Numbers of rows up to `most` for which a library may choose another kernel: those that are not ours, close
-    together."""
-    several, rows = [], FEW_ROWS[-1] + 8
+    """Numbers of rows up to `most`, close together, since a library may choose another kernel for each."""
+    several, rows = [], 8
     while rows <= most:
         several.append(rows)
         rows += max(8, rows // 32 // 8 * 8)
@@ -79,9 +81,9 @@ def product_rows(most: int) -> list[int]:
 
 @torch.inference_mode()
 def load_products(runner: Runner, tokens: int, sequences: int) -> None:
-    """Have the library's kernels on the device for products of steps of up to `tokens`, whose logits are those of up to
-    `sequences`. It loads one when it is first asked for it and waits for the device to be idle: where a step runs, for
-    as long as that takes."""
+    """Have the library's kernels for products on the device before steps of up to `tokens` need them, whose logits are
+    those of up to `sequences` (prompts that are scored have more). CUDA loads a kernel when it is first asked for and
+    waits for the device to be idle: where a step runs, for as long as that takes."""
     if runner.invariant:
         return  # all products are of one shape
     for rows in product_rows(tokens):

@@ -81,7 +81,8 @@ class Attention:
 
 
 class Mlp:
-    """SwiGLU: `down(silu(gate(x)) * up(x))`, gate and up in one matrix. What comes may be in parts, for `add_norm`."""
+    """SwiGLU: `down(silu(gate(x)) * up(x))`, gate and up in one matrix. By Triton it may come in parts, for `add_norm`
+    to add up."""
 
     def __init__(self, spec: ModelSpec, layer: int, load: Load):
         name = f"model.layers.{layer}.mlp."
@@ -140,8 +141,8 @@ class DenseDecoder:
         the model's own type. `wanted` int64 in ascending order, none twice.
 
         Every layer stores its new K and V before it attends, so the step's effect on the cache is complete even
-        where no logits are wanted. Once the last layer has attended nothing but the wanted rows is computed: of a
-        prompt that is one.
+        where no logits are wanted. Once the last layer has attended, nothing but the wanted rows is computed: of
+        a prompt that is one.
         """
         eps, impl = self.spec.norm_eps, step.impl
         hidden, delta = functional.embedding(tokens, self.embedding), None  # what a block adds, the next norm adds

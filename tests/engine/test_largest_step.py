@@ -1,5 +1,7 @@
 """The largest steps there can be are real batches: they run, and have the sizes that memory is measured for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,6 +25,26 @@ def test_a_token_of_every_sequence():
     step = decode_step(StepLimits(1000, 8, 400, 64), "cpu")
     assert len(step.tokens) == len(step.wanted) == 8 and step.rows.max_query == 1
     assert step.rows.block_tables.shape == (8, 7)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_rows_that_nobody_wants_change_nothing(checkpoint, family):
+    """The last layer leaves them out, whichever they are; what is stored is the same."""
+    llm = LLM(checkpoint(family)[0], dtype="float32", kernels="reference", kv_cache_memory="128tok", device="cpu")
+    runner, step = llm.engine.runner, largest_step(StepLimits(60, 1, 60, 64), "cpu")
+    tokens = torch.randint(3, 320, (60,), generator=torch.Generator().manual_seed(1))
+    pages = [layer.pages for layer in runner.pool.layers]
+
+    def logits(wanted: list[int]) -> torch.Tensor:
+        for page in pages:
+            page.zero_()
+        return runner.forward(replace(step, tokens=tokens, wanted=torch.tensor(wanted, dtype=torch.int64)))
+
+    every, stored = logits(list(range(60))), [page.clone() for page in pages]
+    assert not torch.equal(every[0], every[1])
+    for wanted in ([59], [0], [3, 4, 31, 58], list(range(59)), []):
+        torch.testing.assert_close(logits(wanted), every[wanted])
+        assert all(torch.equal(*pair) for pair in zip(pages, stored, strict=True))
 
 
 def test_they_run_through_a_model(checkpoint):

@@ -75,7 +75,7 @@ def test_what_is_left_to_the_library():
     assert not takes(few[:0], weight)
 
 
-def test_who_comes_in_parts():
+def test_what_comes_in_parts():
     assert [choose_parts(rows, 4096, 11008) for rows in (1, 64, 65, 178, 320, 321, 8192)] == [1, 1, 2, 2, 2, 1, 1]
     assert choose_parts(178, 4097, 11008) == choose_parts(178, 4096, 11008 + 64) == 1
 

@@ -60,6 +60,7 @@ def test_groups(dtype: str, group: int):
 def test_windows(dtype: str, shares: int, window: int):
     check(dtype, CHUNKS["decode"], 4, 2, 128, shares, window=window)
     check(dtype, CHUNKS["several"], 4, 2, 128, shares, window=window)
+    check(dtype, [(2, 9000), (1, 70), (4, 20000)], 4, 2, 128, 8 * shares, window=10 * window)
 
 
 @pytest.mark.parametrize("shares", [7, 100, 132, 400, 1000])
@@ -67,7 +68,7 @@ def test_windows(dtype: str, shares: int, window: int):
 @pytest.mark.parametrize("dtype", ["int8", "bf16"])
 def test_shares_of_many_contexts(dtype: str, contexts: str, shares: int):
     """More contexts than a program looks at at once; a run of pages holds many of them, or the other way round."""
-    lengths = {"many": [1 + 37 * number % 1500 for number in range(300)], "alike": [640] * 40, "tiny": [5, 1] * 80}
+    lengths = {"many": [1 + 37 * number % 1500 for number in range(300)], "alike": [1280] * 40, "tiny": [5, 1] * 80}
     check(dtype, [(1, length) for length in lengths[contexts]], 4, 1, 128, shares)
 
 

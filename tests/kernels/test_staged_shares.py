@@ -47,6 +47,7 @@ def gluon(program: int, programs: int) -> SimpleNamespace:
         **vars(same),
         program_id=lambda axis: number(program if axis == 1 else 0),
         num_programs=lambda axis: number(programs if axis == 1 else 8),
+        static_range=range,
         arange=lambda begin, end, layout: values(np.arange(begin, end, dtype=np.int32)),
         load=lambda pointer: values(pointer.memory[pointer.at]),
         sum=lambda x, axis: values(x.sum(axis, dtype=x.dtype)),
@@ -141,7 +142,10 @@ def test_shares_are_even():
     assert max(loads) - min(loads) <= 1 and len(loads) == 132
     loads = deal([2048] * 32, 132)
     assert set(loads) == {0, 8} and loads.count(8) == 128
-    assert max(deal([2048] * 8, 66)) == 4
-    loads = deal(mixed(2, 8, 40_000), 132)
-    assert max(loads) <= 1.2 * sum(loads) / 132
+    for count, programs in ((8, 66), (8, 33), (1, 8), (4, 16), (16, 66)):  # each context by itself, in equal parts
+        parts = min(programs // count, 32 // LEAST)
+        assert max(deal([2048] * count, programs)) == -(-32 // parts)
+    for seed in range(9):
+        loads = deal(mixed(seed, 4 + seed, 40_000), 132)
+        assert max(loads) <= 1.2 * sum(loads) / 132 + 1
     assert max(deal([64] * 40, 132)) == LEAST

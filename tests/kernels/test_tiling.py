@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from octavo.engine.warm_up import variants
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kernels.attention.tiling import Chip, StagedTiling, Tiling, choose_tiling
 
@@ -44,6 +45,7 @@ def test_what_was_measured():
     assert [tiling(CODES, sequences, 32) for sequences in (9, 65)] == [of(33, early=True)] * 2
     several = [tiling(CODES, sequences, head_bytes=8704) for sequences in (16, 17, 500)]
     assert several == [of(66, early=True), of(132, early=True), of(0)]
+    assert [tiling(CODES, sequences, head_bytes=8704).shares for sequences in (329, 330)] == [132, 0]
     assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True)] * 2
     assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66)] * 2
 
@@ -63,14 +65,18 @@ def test_one_page_has_one_program(codec):
     assert tiling(codec, 500, 32, pages=64, staged=False).splits == 1
 
 
+@pytest.mark.parametrize("head_bytes", [8704, 16896, 32768])
 @pytest.mark.parametrize("kv_heads", [1, 3, 8, 32])
 @pytest.mark.parametrize("codec", [CODES, FLOATS], ids=["codes", "floats"])
-def test_what_is_compiled_at_start_is_all_there_is(codec, kv_heads: int):
-    """Decode steps of powers of two of sequences are warmed up."""
+def test_what_is_compiled_at_start_is_all_there_is(codec, kv_heads: int, head_bytes: int):
+    """Whatever makes another kernel of a decode step's attention has been met in a variant."""
 
-    def compiled(sequences: int):
-        cut = tiling(codec, sequences, kv_heads)
-        return replace(cut, shares=min(cut.shares, 1)) if isinstance(cut, StagedTiling) else replace(cut, splits=1)
+    def compiled(sequences: int, pages: int):
+        cut = tiling(codec, sequences, kv_heads, pages, head_bytes=head_bytes)
+        if isinstance(cut, StagedTiling):
+            return replace(cut, shares=min(cut.shares, 1))
+        return replace(cut, splits=min(cut.splits, 2))
 
-    warm = {compiled(sequences) for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
-    assert {compiled(sequences) for sequences in range(1, 513)} <= warm
+    several = [variant for variant in variants(4, 64, 1024, 4096, 512) if variant.new == 1]
+    warm = {compiled(variant.sequences, -(-variant.context // 64)) for variant in several}
+    assert {compiled(sequences, pages) for sequences in range(1, 513) for pages in (1, 64)} <= warm

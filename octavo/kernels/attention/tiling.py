@@ -11,7 +11,7 @@ __all__ = ["LEAST_PAGES", "Chip", "Tiling", "choose_tiling", "padded"]
 _SMALL_BYTES = 10 << 10  # of a page's KV head
 _MOST_SPLITS = 64
 LEAST_PAGES = 4
-"""of a program among several that share contexts, where pages are staged"""
+"""of all contexts, for each program that they are dealt out to, where pages are staged"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Tiling:
 
 @dataclass(frozen=True)
 class StagedTiling(Tiling):
-    """With pages that come through shared memory (triton_staged.py)."""
+    """With pages that come through shared memory (triton_staged.py): a row block, a page and a warp a program, and
+    `stages` pages ahead."""
 
     shares: int = 0
     """programs of a KV head among which all pages are dealt out evenly; 0: one program a context"""
@@ -40,7 +41,9 @@ class StagedTiling(Tiling):
 
     @classmethod
     def of(cls, shares: int, early: bool = False, roomy: bool = False, stages: int = 1) -> "StagedTiling":
-        return cls(ROW_BLOCKS[0], 64, 1, 1, stages, False, shares, early, roomy)
+        return cls(
+            rows=ROW_BLOCKS[0], tile=64, splits=1, warps=1, stages=stages, shares=shares, early=early, roomy=roomy
+        )
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool
     many as live there and merge, or four of floats. What few are depends on how long a page takes. Four of floats begin
     late: while the launch before still runs, programs that do not fill the chip come to lie unevenly. Many contexts
     have a program each; where all are of one length, ten a multiprocessor take less time than the thirteen of int8 that
-    it would hold.
+    it would hold, and int4 gains from being dealt out for longer.
     """
     few = programs <= (1 if small else 2) * processors
-    if one_warp and programs >= 16 * processors:
+    if one_warp and programs >= (20 if small else 16) * processors:
         return StagedTiling.of(0, roomy=not small)
     if one_warp:
         places = 4 if few else 8

@@ -187,7 +187,8 @@ def _attend_part(
     shares = tiling.shares if isinstance(tiling, StagedTiling) else 0
     parts = 2 * shares * blocks * tiling.rows if shares else tiling.splits * tokens * heads
     merges = shares > 0 or tiling.splits > 1
-    assert not merges or part.count * blocks <= COUNTERS, f"{part.count} x {blocks} to merge and {COUNTERS} counters"
+    last = part.first + part.count
+    assert not merges or last * blocks <= COUNTERS, f"{last} x {blocks} to merge and {COUNTERS} counters"
     width = padded(head_dim)
     partial = torch.empty(parts * (width + 2) if merges else 1, dtype=torch.float32, device=q.device)
     stats = partial[parts * width :] if merges else partial

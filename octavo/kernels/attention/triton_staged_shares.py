@@ -1,12 +1,17 @@
 """How attention over staged pages is dealt out evenly, in Gluon: the pages of all contexts, laid end to end, are cut
 into runs of one length (to a page), one for each program of a KV head. A run may hold the end of one context, whole
-ones and the beginning of another; contexts of very different lengths take all programs the same time.
+ones and the beginning of another; however different the contexts, all programs take the same time.
 
 Of a program only the first and the last segment can share their context with others, so two places for what it leaves
 to be merged suffice: 2 * program, and 2 * program + 1 for a segment that does not stand at its run's beginning.
 
-Where programs are many for each context, none gets pages of two: each context is cut by itself, into as many runs as
+Where programs are many for each context, none gets pages of two contexts: each is cut by itself, into as many runs as
 its length is worth. A second beginning would take longer than it evens out.
+
+    deal    (pages of a run, how many runs are a page longer, the first program of this context, how many it has), the
+            last two 0 where runs go across contexts
+    share   of a segment: (the first program with pages of its context, how many there are, where that first one leaves
+            its part, where this one does)
 """
 
 from triton.experimental import gluon
@@ -62,9 +67,9 @@ def own_share(
     contexts, query_start, first_sequence, sequences, window, PAGE: gl.constexpr, LEAST: gl.constexpr,
     WINDOW: gl.constexpr,
 ):  # fmt: skip
-    """A program's run [cursor, end) of the pages of all contexts, the sequence in which it begins, where that one's
-    pages begin, and how pages are dealt out: the length of a run, how many are a page longer, and, where contexts are
-    cut by themselves, the first program of this one and how many it has, else 0. An empty run has nothing to do."""
+    """A program's run [cursor, end), the sequence in which it begins, where that one's pages begin, and the deal. Pages
+    are counted over all contexts, or, where each is cut by itself, from the beginning of this one. An empty run has
+    nothing to do."""
     program, programs = gl.program_id(1), gl.num_programs(1)
     head = _several(contexts, query_start, first_sequence, 0, sequences, window, PAGE, WINDOW)
     total = gl.sum(head, 0)
@@ -73,8 +78,9 @@ def own_share(
     programs = gl.maximum(gl.minimum(programs, total // LEAST), 1)
     apart = (programs >= _APART * sequences) & (sequences <= _AT_ONCE)
     if apart:
-        worth = gl.minimum(programs, gl.num_programs(1) - sequences - 1)  # each context is rounded up
-        cursor, end, sequence, first, parts = _own_context(head, program, worth.to(gl.float32) / total.to(gl.float32))
+        cursor, end, sequence, first, parts = _own_context(
+            head, program, _programs_a_page(head, total, programs, sequences)
+        )
         base, deal = 0, (1, 0, first, parts)
     else:
         alike = programs // sequences * sequences  # contexts of one length are cut alike
@@ -96,6 +102,19 @@ def own_share(
             base = gl.maximum(base, gl.max(gl.where(here, begins, 0), 0))
             before += gl.sum(count, 0)
     return cursor, end, sequence, base, deal
+
+
+@gluon.jit
+def _programs_a_page(pages, total, programs, sequences):
+    """How many programs a page is worth, such that contexts rounded up to whole programs have no more than there are:
+    the best of a few, the first of which always fits. (Its `- 1`, and the factor, are for what fp32 rounds.)"""
+    most, of_all = gl.num_programs(1), 1.0 / total.to(gl.float32)
+    best = gl.minimum(programs, most - sequences - 1).to(gl.float32) * of_all
+    for quarters in gl.static_range(4):
+        several = (programs - sequences * (3 - quarters) // 4).to(gl.float32) * of_all * (1.0 - 1e-5)
+        fits = gl.sum(gl.ceil(pages.to(gl.float32) * several).to(gl.int32), 0) <= most
+        best = gl.where(fits & (several > best), several, best)
+    return best
 
 
 @gluon.jit

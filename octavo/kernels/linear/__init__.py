@@ -31,14 +31,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, impl: str) -> Tensor:
 
 
 def product_in_parts(x: Tensor, weight: Tensor, impl: str) -> Tensor:
-    """As `linear` without a bias; or fp32 `[S, T, N]` whose sum over S is the product, for who adds up anyway
-    (`add_norm`), where that is faster: each part is the product of a share of the columns."""
+    """As `linear` without a bias; or fp32 `[S, T, N]` whose sum over S is the product, for a caller that
+    adds up anyway (`add_norm`), where that is faster: each part is the product of a share of the columns."""
     parts = choose_parts(len(x), *weight.shape) if impl == "triton" and x.is_cuda and x.element_size() == 2 else 1
     return reference.in_parts(x, weight, parts) if parts > 1 else linear(x, weight, None, impl)
 
 
 def choose_parts(rows: int, features: int, width: int) -> int:
     """How many, of a product that the library computes: of a weight with few rows it makes about as many programs as
-    there are multiprocessors, each with all columns to run along. Measured on an H200 (docs/kernels.md)."""
+    there are multiprocessors, each with all columns to run along. Measured on an H200 (docs/kernels.md), and
+    taken to hold for others."""
     few_programs = FEW_ROWS[-1] < rows <= _PARTED_ROWS and features <= _PARTED_FEATURES
     return 2 if few_programs and width % _PARTED_WIDTH == 0 else 1
