@@ -109,13 +109,14 @@ def _scores(query, keys):
 
 @gluon.jit
 def _attend_pages(
-    query, factor, shift, position, window, context, table, pages, upcoming, page_from, page_to, keys, values, meta,
-    planes, KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_AT: gl.constexpr,
+    query, factor, shift, position, window, context, table, pages, upcoming, page_from, page_to, rooms,
+    KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_AT: gl.constexpr,
     VALUE_AT: gl.constexpr, META_AT: gl.constexpr, PAGE_BYTES: gl.constexpr, HEAD: gl.constexpr, WINDOW: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
     """The softmax along pages [page_from, page_to), of which the first STAGES are on their way; `upcoming` is the id of
     the one after those. Total `[HEAD, 8]`, and peak, mass and offset of each row."""
+    keys, values, meta, planes = rooms
     PAGE: gl.constexpr = keys.shape[1]
     AFFINE: gl.constexpr = META_AT is not None
     rows_of: gl.constexpr = gl.SliceLayout(1, SCORES)
@@ -158,8 +159,8 @@ def _attend_pages(
 
 @gluon.jit
 def _attend_segment(
-    q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
-    sequence, group, first_row, page_from, page_to, share, keys, values, meta, planes,
+    q, written, query_start, contexts, tables, pages, scale_log2, table_stride, window, sequence, group, first_row,
+    page_from, page_to, share, rooms,
     KEYS_OF: gl.constexpr, VALUES_OF: gl.constexpr, ARRANGE: gl.constexpr, KEY_DIMS: gl.constexpr,
     VALUE_DIMS: gl.constexpr, KEY_AT: gl.constexpr, VALUE_AT: gl.constexpr, META_AT: gl.constexpr,
     KEY_FACTOR: gl.constexpr, UNROTATE: gl.constexpr, PAGE_BYTES: gl.constexpr, KV_HEADS: gl.constexpr,
@@ -167,6 +168,7 @@ def _attend_segment(
     EARLY: gl.constexpr,
 ):  # fmt: skip
     """Rows from `first_row` on of one sequence and KV head, with its pages [page_from, page_to)."""
+    keys, values, meta, _planes = rooms
     PAGE: gl.constexpr = keys.shape[1]
     table = tables + sequence.to(gl.int64) * table_stride
     # page ids are on their way together with the lengths
@@ -196,12 +198,12 @@ def _attend_segment(
     position = context - rows // GROUP + (first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SCORES))) // GROUP
     upcoming = _page(known, place, table, gl.minimum(page_from + STAGES, page_to - 1))
     state = _attend_pages(
-        query, factor, shift, position, window, context, table, pages, upcoming, page_from, page_to, keys, values, meta,
-        planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_AT, VALUE_AT, META_AT, PAGE_BYTES, HEAD, WINDOW, STAGES,
+        query, factor, shift, position, window, context, table, pages, upcoming, page_from, page_to, rooms,
+        KEYS_OF, VALUES_OF, ARRANGE, KEY_AT, VALUE_AT, META_AT, PAGE_BYTES, HEAD, WINDOW, STAGES,
     )  # fmt: skip
     finish(
-        state, out, partial, stats, arrived, begin, first_row, rows, group, sequence, share, VALUE_DIMS, UNROTATE,
-        META_AT is not None, SHARED, KV_HEADS, GROUP, HEAD,
+        state, written, begin, first_row, rows, group, sequence, share, VALUE_DIMS, UNROTATE, META_AT is not None,
+        SHARED, KV_HEADS, GROUP, HEAD,
     )  # fmt: skip
 
 
@@ -224,6 +226,7 @@ def attend_staged_kernel(
     values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
     meta = gl.allocate_shared_memory(gl.float16, [STAGES, META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     planes = meta._reinterpret(gl.float16, [STAGES * META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    rooms, written = (keys, values, meta, planes), (out, partial, stats, arrived)
     pages += group * HEAD_BYTES
     if SHARED:
         cursor, end, sequence, base, deal = own_share(
@@ -234,9 +237,9 @@ def attend_staged_kernel(
             page_from = first_page + cursor - base
             page_to = first_page + gl.minimum(count, end - base)
             _attend_segment(
-                q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+                q, written, query_start, contexts, tables, pages, scale_log2, table_stride, window,
                 first_sequence + sequence, group, first_row, page_from, page_to, parts_of(base, count, cursor, deal),
-                keys, values, meta, planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
+                rooms, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
                 META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
             )  # fmt: skip
             base += count
@@ -252,8 +255,8 @@ def attend_staged_kernel(
         if WINDOW:
             page_from = gl.maximum(first_position - window + 1, 0) // PAGE
         _attend_segment(
-            q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
+            q, written, query_start, contexts, tables, pages, scale_log2, table_stride, window,
             sequence, group, first_row, page_from, gl.cdiv(end_position, PAGE), (0, 1, 0, 0),
-            keys, values, meta, planes, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
+            rooms, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
             META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
         )  # fmt: skip

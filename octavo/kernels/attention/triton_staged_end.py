@@ -73,11 +73,12 @@ def _merge(total, peak, mass, partial, stats, arrived, lane, live, share, HEAD: 
 
 @gluon.jit
 def finish(
-    state, out, partial, stats, arrived, begin, first_row, rows, group, sequence, share, VALUE_DIMS: gl.constexpr,
+    state, written, begin, first_row, rows, group, sequence, share, VALUE_DIMS: gl.constexpr,
     UNROTATE: gl.constexpr, AFFINE: gl.constexpr, SHARED: gl.constexpr, KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
     HEAD: gl.constexpr,
 ):  # fmt: skip
     """Merge what the programs of a context left, undo V's rotation, write."""
+    out, partial, stats, arrived = written
     total, peak, mass, offset = state
     total = total.permute(1, 0)
     own: gl.constexpr = total.type.layout
