@@ -11,7 +11,7 @@ from octavo.engine.scheduler import Row, StepPlan
 from octavo.engine.transfer import to_device
 from octavo.kernels.rows import Chunks, Rows
 
-__all__ = ["Batch", "Reader", "Sampled", "build_batch", "most_bytes"]
+__all__ = ["Batch", "Reader", "Sampled", "build_batch"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,6 @@ class Batch:
     """int64 `[W]`"""
     readers: tuple[Reader, ...]
     """whose the W rows are"""
-
-
-def most_bytes(tokens: int, sequences: int, pages: int) -> int:
-    """Of the buffer that `build_batch` sends, for a step of `tokens` and `sequences` whose tables have `pages`."""
-    arrays = 12
-    return tokens * 8 * 4 + sequences * (pages * 4 + 8 * 6) + arrays * 64
 
 
 def build_batch(plan: StepPlan, page_tokens: int, device: str, sampled: Sampled | None = None) -> Batch:

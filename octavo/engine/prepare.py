@@ -6,13 +6,11 @@ import torch
 
 from octavo.base import device as hardware
 from octavo.base.errors import CapacityError
-from octavo.engine.batch import most_bytes
 from octavo.engine.graphs import DecodeBuffers, GraphSet, ladder
 from octavo.engine.largest_step import StepLimits, measure_room, run_largest
 from octavo.engine.options import EngineOptions
 from octavo.engine.pool_size import Room
 from octavo.engine.runner import Runner
-from octavo.engine.transfer import reserve
 from octavo.engine.warm_up import load_products, variants, warm_up
 from octavo.kernels.choice import KernelChoice
 from octavo.models.spec import ModelSpec
@@ -56,7 +54,6 @@ class Preparation:
     def make_ready(self, runner: Runner) -> None:
         self._warm_up(runner, None)
         limits = self.limits
-        reserve(most_bytes(limits.tokens, limits.sequences, -(-limits.longest // limits.page_tokens)))
         if self.graph_sizes:
             device = str(runner.pool.layers[0].pages.device)
             buffers = DecodeBuffers(self.graph_sizes[-1], limits.longest, limits.page_tokens, device)

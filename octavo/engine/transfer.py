@@ -10,25 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Readback", "blocks_for", "reserve", "to_device"]
+__all__ = ["Readback", "to_device"]
 
 _ALIGNMENT = 64  # bytes; kernels are compiled for pointers that are multiples of 16
-_SMALL = 1 << 16
-_SMALL_AT_ONCE, _LARGE_AT_ONCE = 8, 4
-"""blocks of a size in use: by a step that is launched, one that runs and one that is read, for several things each"""
-
-
-def reserve(most: int) -> None:
-    """Have pinned blocks for buffers of up to `most` bytes at hand. A new one waits for the device, for a whole step
-    where one runs; torch keeps those that were given back."""
-    blocks = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in blocks_for(most)]
-    del blocks
-
-
-def blocks_for(most: int) -> list[int]:
-    """Their sizes: torch rounds up to powers of two, and never gives out a larger block than that."""
-    powers = [1 << power for power in range(_ALIGNMENT.bit_length() - 1, (max(most, _ALIGNMENT) - 1).bit_length() + 1)]
-    return [size for size in powers for _ in range(_SMALL_AT_ONCE if size <= _SMALL else _LARGE_AT_ONCE)]
 
 
 def to_device(arrays: Sequence[np.ndarray], device: str) -> list[Tensor]:

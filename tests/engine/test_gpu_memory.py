@@ -67,15 +67,3 @@ def test_nothing_grows_when_the_pool_is_full(checkpoint, cache):
     assert fullest >= 0.98 * engine.limits.num_pages
     assert sum(request.preemptions for request in requests) > 0
     assert torch.cuda.memory_reserved() - reserved <= 64 * MIB
-
-
-def test_nothing_is_pinned_while_requests_are_served(checkpoint):
-    """A new block of pinned memory waits for the device."""
-    folder, _ = checkpoint("llama", **SIZES)
-    llm = LLM(folder, device="cuda", kv_cache_dtype="int8", kv_cache_memory="60000tok", max_num_seqs=64,
-              max_num_batched_tokens=2048, max_model_len=4096)  # fmt: skip
-    before = torch.cuda.host_memory_stats()["num_host_alloc"]
-    prompts = [[(13 * at + n) % 32000 for at in range(20 + 37 * n)] for n in range(60)]
-    each = [SamplingParams(max_tokens=5 + n, temperature=0.5 * (n % 2), seed=n, ignore_eos=True) for n in range(60)]
-    llm.generate(prompts, each)
-    assert torch.cuda.host_memory_stats()["num_host_alloc"] == before

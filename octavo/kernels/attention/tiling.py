@@ -6,7 +6,7 @@ from functools import lru_cache
 from octavo.kernels.attention import ROW_BLOCKS
 from octavo.kv.tile_codec import TileCodec
 
-__all__ = ["LEAST_PAGES", "Chip", "Tiling", "choose_tiling", "padded"]
+__all__ = ["LEAST_PAGES", "Chip", "StagedTiling", "Tiling", "choose_tiling", "padded"]
 
 _SMALL_BYTES = 10 << 10  # of a page's KV head
 _MOST_SPLITS = 64
