@@ -247,16 +247,10 @@ def attend_staged_kernel(
             sequence += 1
     else:
         sequence = gl.program_id(1) + first_sequence
-        context = gl.load(contexts + sequence)
-        rows = (gl.load(query_start + sequence + 1) - gl.load(query_start + sequence)) * GROUP
-        first_position = context - rows // GROUP + first_row // GROUP
-        end_position = context - rows // GROUP + (gl.minimum(rows, first_row + ROWS) - 1) // GROUP + 1
-        page_from = 0
-        if WINDOW:
-            page_from = gl.maximum(first_position - window + 1, 0) // PAGE
+        first_page, count = pages_of(contexts, query_start, sequence, window, PAGE, WINDOW)
         _attend_segment(
             q, written, query_start, contexts, tables, pages, scale_log2, table_stride, window,
-            sequence, group, first_row, page_from, gl.cdiv(end_position, PAGE), (0, 1, 0, 0),
+            sequence, group, first_row, first_page, first_page + count, (0, 1, 0, 0),
             rooms, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
             META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
         )  # fmt: skip
