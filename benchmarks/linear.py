@@ -24,8 +24,11 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.report import Report, need_gpu
+
+need_gpu()
+
 from benchmarks.kernels import read_ceiling, seconds_of
-from benchmarks.report import Report
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.linear.triton import Tiling, choose_tiling, linear

@@ -3,12 +3,21 @@
 import json
 import sys
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Report", "machine"]
+__all__ = ["Report", "machine", "need_gpu"]
+
+
+def need_gpu() -> None:
+    """End a script that times kernels of a GPU alone where they cannot run; before it imports them."""
+    missing = [] if torch.cuda.is_available() else ["torch sees no CUDA device"]
+    missing += [] if find_spec("triton") else ["triton is not installed (the extra `gpu` brings it)"]
+    if missing:
+        sys.exit(f"{Path(sys.argv[0]).name} times kernels of a GPU: {', '.join(missing)}")
 
 
 def machine(device: str) -> dict[str, str]:

@@ -18,8 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.report import Report, need_gpu
+
+need_gpu()
+
 from benchmarks.kernels import Case, launched_in_turn, make_layers, make_rows, read_ceiling, seconds_of
-from benchmarks.report import Report
 from octavo.kernels.attention import triton as attention
 from octavo.kernels.attention.tiling import StagedTiling, Tiling
 
