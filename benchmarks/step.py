@@ -130,7 +130,7 @@ def decode(runner: Runner, spec: ModelSpec, shape: Shape, size: int, ceiling: fl
     floor = (weights + cache) / ceiling
     for mode in ("eager", "graph") if device == "cuda" else ("eager",):
         if mode == "graph":
-            runner.record(GraphSet((size,), DecodeBuffers(size, LONGEST, PAGE_TOKENS, device)))
+            runner.record(GraphSet((size,), DecodeBuffers(size, LONGEST, PAGE_TOKENS, device, runner.impl)))
         seconds = step_seconds(runner, batch, 10 if mode == "eager" else 20)
         on_device = device_seconds(runner, batch, 20) if mode == "graph" else None
         runner.graphs = None

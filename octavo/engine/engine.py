@@ -50,7 +50,7 @@ class Engine:
         self.times = StepTimes()
         self._texts = None if tokenizer is None else Remembered(tokenizer)
         self.on_logits: Callable[[Request, int, Tensor], None] | None = None
-        """tests and evaluation: called with (request, position, logits row) for every row that was wanted;
+        """tests and evaluation: called with (request, position, fp32 logits row) for every row that was wanted;
         to be set while nothing runs. The row is the caller's during the call only"""
         self._arrivals = 0
         self._device = str(runner.pool.layers[0].pages.device)

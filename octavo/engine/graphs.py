@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from octavo.engine.batch import Batch
+from octavo.kernels.inputs import DecodeInputs, bring
 from octavo.kernels.rows import Rows
 
 __all__ = ["DecodeBuffers", "GraphSet", "ladder"]
@@ -39,36 +40,33 @@ def ladder(most: int) -> tuple[int, ...]:
 class DecodeBuffers:
     """The inputs of a decode step of up to `most` rows, at addresses that never change."""
 
-    def __init__(self, most: int, longest: int, page_tokens: int, device: str):
-        self.longest = longest
-        self.tokens = torch.zeros(most, dtype=torch.int64, device=device)
-        self.positions = torch.zeros(most, dtype=torch.int64, device=device)
-        self.slots = torch.full((most,), -1, dtype=torch.int64, device=device)
-        self.context = torch.ones(most, dtype=torch.int32, device=device)
-        self.tables = torch.zeros(most, -(-longest // page_tokens), dtype=torch.int32, device=device)
+    def __init__(self, most: int, longest: int, page_tokens: int, device: str, impl: str = "reference"):
+        """`impl`: which kernels bring the inputs here."""
+        self.longest, self.impl = longest, impl
+        self.inputs = DecodeInputs(
+            tokens=torch.zeros(most, dtype=torch.int64, device=device),
+            positions=torch.zeros(most, dtype=torch.int64, device=device),
+            slots=torch.full((most,), -1, dtype=torch.int64, device=device),
+            context=torch.ones(most, dtype=torch.int32, device=device),
+            tables=torch.zeros(most, -(-longest // page_tokens), dtype=torch.int32, device=device),
+        )
         self.starts = torch.arange(most + 1, dtype=torch.int32, device=device)
         self.wanted = torch.arange(most, device=device)
 
     def batch(self, size: int) -> Batch:
         """The first `size` rows as a batch: views, so it is as `fill` last left them."""
+        own = self.inputs
         rows = Rows(
-            self.starts[: size + 1], self.context[:size], self.tables[:size], self.positions[:size], self.slots[:size],
+            self.starts[: size + 1], own.context[:size], own.tables[:size], own.positions[:size], own.slots[:size],
             max_query=1, max_context=self.longest,
         )  # fmt: skip
-        return Batch(self.tokens[:size], rows, self.wanted[:size], ())
+        return Batch(own.tokens[:size], rows, self.wanted[:size], ())
 
     def fill(self, batch: Batch, size: int) -> None:
-        """Copy a batch of one token a row in, and make padding of the rows up to `size`. Padding keeps the page ids and
-        positions of earlier steps: any page will do."""
-        count, rows = len(batch.tokens), batch.rows
-        self.tokens[:count].copy_(batch.tokens)
-        self.positions[:count].copy_(rows.positions)
-        self.slots[:count].copy_(rows.slots)
-        self.context[:count].copy_(rows.context)
-        self.tables[:count, : rows.block_tables.shape[1]].copy_(rows.block_tables)
-        if count < size:
-            self.slots[count:size].fill_(-1)
-            self.context[count:size].fill_(1)
+        """Copy a batch of one token a row in, and make padding of the rows up to `size`."""
+        rows = batch.rows
+        given = DecodeInputs(batch.tokens, rows.positions, rows.slots, rows.context, rows.block_tables)
+        bring(given, self.inputs, size, self.impl)
 
 
 class GraphSet:
@@ -90,7 +88,7 @@ class GraphSet:
     @torch.inference_mode()
     def capture(self, forward: Forward) -> None:
         """Record `forward` for every size, the largest first so that the others fit into its memory."""
-        begin, device = time.perf_counter(), self.buffers.tokens.device
+        begin, device = time.perf_counter(), self.buffers.starts.device
         stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
         stream.wait_stream(torch.cuda.current_stream(device))
         for size in reversed(self.sizes):
@@ -104,10 +102,11 @@ class GraphSet:
                 forward(batch, self._logits[:size])
             self._graphs[size] = graph
         torch.cuda.current_stream(device).wait_stream(stream)
+        self.buffers.fill(self.buffers.batch(1), 1)  # what compiles must have compiled
         log.info("recorded decode steps of %d batch sizes (%.1f s)", len(self.sizes), time.perf_counter() - begin)
 
     def run(self, batch: Batch) -> Tensor:
-        """Logits fp32 `[W, vocab]` of a batch that `takes` accepts. The next replay overwrites them."""
+        """Logits `[W, vocab]` of a batch that `takes` accepts. The next replay overwrites them."""
         count = len(batch.tokens)
         size = self.size_for(count)
         assert size is not None and self._logits is not None, f"no graph for {count} rows, have {self.sizes}"

@@ -38,7 +38,7 @@ class InFlight:
     chosen: Chosen | None
     """a token for each reader that samples, in order"""
     logits: Tensor | None
-    """fp32 `[W, V]`, kept only where somebody will look at them"""
+    """`[W, V]`, kept only where somebody will look at them"""
     done: Readback
 
     @property
@@ -57,11 +57,11 @@ class InFlight:
         self.done.wait()
 
     def results(self) -> Iterator[tuple[Reader, Sample | None, Tensor | None]]:
-        """Each reader with its token, if it sampled one, and its logits, if they were kept."""
+        """Each reader with its token, if it sampled one, and its logits in fp32, if they were kept."""
         samples = iter(self.chosen.samples() if self.chosen is not None else ())
         begin = 0
         for reader in self.readers:
-            rows = None if self.logits is None else self.logits[begin : begin + reader.count]
+            rows = None if self.logits is None else self.logits[begin : begin + reader.count].float()
             begin += reader.count
             yield reader, next(samples) if _samples(reader) else None, rows
 

@@ -106,7 +106,7 @@ def _graph_bytes(runner: Runner, limits: StepLimits, sizes: tuple[int, ...]) -> 
     """Of graphs of all `sizes`: the largest alone holds the activations, every other one its launches."""
     device = runner.pool.layers[0].pages.device
     before = _settled(device)[1]
-    buffers = DecodeBuffers(sizes[-1], limits.longest, limits.page_tokens, str(device))
+    buffers = DecodeBuffers(sizes[-1], limits.longest, limits.page_tokens, str(device), runner.impl)
     found = []
     for some in (sizes[-1:], sizes[-2:]):
         graphs = GraphSet(some, buffers)

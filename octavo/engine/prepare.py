@@ -56,7 +56,7 @@ class Preparation:
         limits = self.limits
         if self.graph_sizes:
             device = str(runner.pool.layers[0].pages.device)
-            buffers = DecodeBuffers(self.graph_sizes[-1], limits.longest, limits.page_tokens, device)
+            buffers = DecodeBuffers(self.graph_sizes[-1], limits.longest, limits.page_tokens, device, runner.impl)
             runner.record(GraphSet(self.graph_sizes, buffers))
         run_largest(runner, limits)
 

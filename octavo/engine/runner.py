@@ -33,7 +33,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Store the batch's tokens; logits fp32 `[W, vocab]` for `batch.wanted`. The next run may overwrite them."""
+        """Store the batch's tokens; logits `[W, vocab]` for `batch.wanted`, on a GPU of the model's own type, else
+        fp32. The next run may overwrite them."""
         replayed = self.graphs is not None and self.graphs.takes(batch)
         logits = self.graphs.run(batch) if replayed and self.graphs is not None else self.forward(batch)
         if self.clips is not None:
@@ -50,4 +51,6 @@ class Runner:
         rows = replace(batch.rows, invariant=True) if self.invariant else batch.rows
         step = StepContext(rows, self.pool, self.impl, self.check_finite)
         logits = self.model(batch.tokens, step, batch.wanted)
-        return logits.float() if out is None else out.copy_(logits)
+        if out is not None:
+            return out.copy_(logits)
+        return logits if logits.is_cuda else logits.float()  # a CPU is slow to search bf16 for the largest

@@ -61,11 +61,11 @@ def uniform(seed: int, position: int) -> float:
 
 @torch.inference_mode()
 def choose(logits: Tensor, requests: Sequence[Request], eos_ids: tuple[int, ...]) -> Chosen:
-    """One token for each request from its row of fp32 `[B, V]`."""
+    """One token for each request from its row of `[B, V]`, fp32 or what the model computes in."""
     original, device = logits, str(logits.device)
     reshaped = [index for index, request in enumerate(requests) if request.params.reshapes]
     if reshaped:
-        logits = logits.clone()
+        logits = logits.to(torch.float32, copy=True)
     for index in reshaped:
         _reshape(logits[index], requests[index], eos_ids)
     ids = logits.argmax(-1)
@@ -92,7 +92,7 @@ def top_logprobs(logprobs: Tensor, token: int, count: int) -> TokenLogprobs:
 
 def _best(row: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Row by row: among equal logits, `topk` of several rows may take other ones than that of a row alone."""
-    logprobs = row.log_softmax(-1)
+    logprobs = row.float().log_softmax(-1)
     values, ids = logprobs.topk(min(count, len(row)))
     return torch.cat([logprobs.gather(0, token.unsqueeze(0)), values]), ids
 

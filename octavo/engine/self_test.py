@@ -72,7 +72,7 @@ class Bench:
         pages = -(-max(map(len, texts)) // self.page_tokens)
         pool = PagePool(cache.plan, layouts, pages, self.device, transforms=transforms)
         runner = Runner(self.model, pool, self.impl_of(cache))
-        found = (runner.run(_batch(text, pages, self.page_tokens)).log_softmax(-1) for text in texts)
+        found = (runner.run(_batch(text, pages, self.page_tokens)).float().log_softmax(-1) for text in texts)
         return measure(list(zip(self.exact, found, strict=True)))
 
 

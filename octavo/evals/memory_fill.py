@@ -44,7 +44,8 @@ def generate(runner: Runner, job: Job, graphs: bool) -> int:
     )
     if graphs:
         device = str(pool.layers[0].pages.device)
-        runner.record(GraphSet((job.batch,), DecodeBuffers(job.batch, job.tokens + 1, page_tokens, device)))
+        buffers = DecodeBuffers(job.batch, job.tokens + 1, page_tokens, device, runner.impl)
+        runner.record(GraphSet((job.batch,), buffers))
     engine = Engine(runner, limits, prefix_caching=False)
     fullest = 0
 

@@ -115,6 +115,7 @@ def compiled() -> int:
     from octavo.kernels.activation.triton import silu_mul_kernel
     from octavo.kernels.attention.triton_kernel import attend_kernel
     from octavo.kernels.attention.triton_staged import attend_staged_kernel
+    from octavo.kernels.inputs.triton import bring_kernel
     from octavo.kernels.linear.triton import linear_kernel
     from octavo.kernels.norm.triton import norm_kernel
     from octavo.kernels.store.triton import store_kernel
@@ -122,7 +123,7 @@ def compiled() -> int:
     from octavo.kernels.store.triton_wide import store_wide_kernel
 
     stores = (store_kernel, store_matrix_kernel, store_wide_kernel)
-    kernels = (attend_kernel, attend_staged_kernel, *stores, norm_kernel, silu_mul_kernel, linear_kernel)
+    kernels = (attend_kernel, attend_staged_kernel, *stores, norm_kernel, silu_mul_kernel, linear_kernel, bring_kernel)
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
 
 

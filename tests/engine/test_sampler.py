@@ -121,6 +121,23 @@ def test_rows_drawn_together_are_drawn_by_the_definition(monkeypatch, most):
     assert len(set(want)) > 50
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_16_bits_give_what_they_give_in_fp32(dtype):
+    torch.manual_seed(2)
+    rows = (torch.randn(200, 300) * 3).to(dtype)
+    before = rows.clone()
+    each = itertools.cycle([
+        {"temperature": 0}, {"temperature": 0, "logprobs": 4}, {"temperature": 1.0}, {"top_p": 0.9, "top_k": 20},
+        {"temperature": 0.7, "min_p": 0.1, "logprobs": 2}, {"temperature": 0, "logit_bias": {5: 3.3, 7: -100.0}},
+        {"repetition_penalty": 1.3}, {"temperature": 0, "presence_penalty": 0.3},
+    ])  # fmt: skip
+    requests = [Request(str(n), (3, 9), SamplingParams(**next(each)), 0, 99, n, b"") for n in range(len(rows))]
+    for request in requests:
+        request.tokens += [n % 300 for n in (4, 4, 250)]
+    assert sample(rows, requests, ()) == sample(rows.float(), requests, ())
+    assert torch.equal(rows, before)
+
+
 def test_uniform_is_spread_and_repeatable():
     values = [uniform(5, position) for position in range(5000)]
     assert values == [uniform(5, position) for position in range(5000)]
