@@ -66,8 +66,7 @@ def measure(case: Case, ceiling: float, uneven: bool = False) -> dict[str, Any]:
     for shares in SHARES:
         staged = StagedTiling.of(shares * processors // case.kv_heads)
         times[f"staged, {shares} a multiprocessor"] = microseconds(staged)
-    tokens = int((-(-rows.context // 64) * 64).sum())
-    floor = case.must_read_bytes() / (case.batch * case.context) * tokens / ceiling * 1e6
+    floor = case.must_read_bytes() / (case.batch * case.context) * int(rows.context.sum()) / ceiling * 1e6
     return {**asdict(case), "uneven": uneven, "floor_us": floor, "chosen": asdict(chosen[-1]), "us": times}
 
 

@@ -23,7 +23,8 @@ class TileCodec:
     """Each function is a `triton.jit` function; WIDTH is HEAD (the head width) padded to a power of two.
 
     key_dims(place, HEAD, WIDTH)    the dimension at a place of a key tile, elementwise; below 0 or >= HEAD is padding
-    load_keys(head, OFFSET, token, HEAD, WIDTH, TILE, COMPUTE, PLAIN)             `[WIDTH, TILE]`
+    load_keys(head, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE, PLAIN)      `[WIDTH, TILE]`; rows from `limit` on
+                                                                                  may be anything
     value_dims(place, HEAD, WIDTH)
     load_values(head, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE, PLAIN)    `[TILE, WIDTH]`, zero from `limit` on
                                                                                   where the planes may hold NaN

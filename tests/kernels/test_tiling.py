@@ -30,7 +30,7 @@ def test_programs_of_staged_pages(codec, kv_heads: int):
     for sequences in range(1, 600, 7):
         cut = tiling(codec, sequences, kv_heads)
         if not isinstance(cut, StagedTiling):
-            assert codec is FLOATS and sequences * kv_heads > 4 * 132
+            assert codec is FLOATS and 4 * 132 < sequences * kv_heads < 24 * 132
             continue
         assert cut.rows == ROW_BLOCKS[0] and cut.warps == cut.splits == 1
         assert cut.shares <= 1 or cut.shares * kv_heads <= most * 132
@@ -48,6 +48,7 @@ def test_what_was_measured():
     assert [tiling(CODES, sequences, head_bytes=8704).shares for sequences in (329, 330)] == [132, 0]
     assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True)] * 2
     assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66)] * 2
+    assert not isinstance(tiling(FLOATS, 98, 32), StagedTiling) and tiling(FLOATS, 99, 32) == of(0)
 
 
 def test_what_is_not_staged():

@@ -88,11 +88,12 @@ def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool
     many as live there and merge, or four of floats. What few are depends on how long a page takes. Four of floats begin
     late: while the launch before still runs, programs that do not fill the chip come to lie unevenly. Many contexts
     have a program each; where all are of one length, ten a multiprocessor take less time than the thirteen of int8 that
-    it would hold, and int4 gains from being dealt out for longer.
+    it would hold, and int4 gains from being dealt out for longer. Between four and 24 programs of floats a
+    multiprocessor the other kernel is as fast, and faster where all are of one length.
     """
     few = programs <= (1 if small else 2) * processors
-    if one_warp and programs >= (20 if small else 16) * processors:
-        return StagedTiling.of(0, roomy=not small)
+    if programs >= (24 if not one_warp else 20 if small else 16) * processors:
+        return StagedTiling.of(0, roomy=one_warp and not small)
     if one_warp:
         places = 4 if few else 8
     elif programs <= 4 * processors:

@@ -164,8 +164,9 @@ def _tile_step(
     if PAIRS > 0:  # before the tile is loaded, which takes most registers
         a, b, cos, sin, row, live = correction
         term = _correction(a, b, cos, sin, row, live, start + token, limit, PAIRS, ROWS, TILE, MASKED)
-    keys = LOAD_KEYS(head, KEY_AT[0], token, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
-    values = LOAD_VALUES(head, VALUE_AT[0], token, limit if MASKED else TILE, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN)
+    rows = limit if MASKED else TILE
+    keys = LOAD_KEYS(head, KEY_AT[0], token, rows, HEAD, WIDTH, TILE, KEY_COMPUTE, PLAIN)
+    values = LOAD_VALUES(head, VALUE_AT[0], token, rows, HEAD, WIDTH, TILE, VALUE_COMPUTE, PLAIN)
     score = _scores(q, keys, ROWS, TILE, KEY_COMPUTE) * factor[:, None]
     if KEY_AFFINE:
         scale = _metadata(head, KEY_AT[1], token, limit, ROWS, TILE, MASKED)

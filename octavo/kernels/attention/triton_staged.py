@@ -23,6 +23,7 @@ from octavo.kernels.attention.triton_staged_pages import (
     copy_plane,
     key_tile,
     metadata,
+    parts_of_room,
     room_layout,
     wait,
     weigh,
@@ -116,7 +117,7 @@ def _attend_pages(
 ):  # fmt: skip
     """The softmax along pages [page_from, page_to), of which the first STAGES are on their way; `upcoming` is the id of
     the one after those. Total `[HEAD, 8]`, and peak, mass and offset of each row."""
-    keys, values, meta, planes = rooms
+    keys, values, meta, planes, key_parts, value_parts = rooms
     PAGE: gl.constexpr = keys.shape[1]
     AFFINE: gl.constexpr = META_AT is not None
     rows_of: gl.constexpr = gl.SliceLayout(1, SCORES)
@@ -129,6 +130,7 @@ def _attend_pages(
         slot = (index - page_from) % STAGES
         first_plane = slot * (planes.shape[0] // STAGES)
         more = index + STAGES < page_to
+        left = context - (index + STAGES) * PAGE
         head = pages + upcoming.to(gl.int64) * PAGE_BYTES
         upcoming = gl.load(table + gl.minimum(index + STAGES + 1, page_to - 1))
         wait(more, 2 * STAGES - 1, 1)
@@ -140,7 +142,7 @@ def _attend_pages(
         else:
             scale, mid = score, score  # not read
         if more:
-            copy_keys(head, keys.index(slot), meta.index(slot).slice(0, 4), KEY_AT, META_AT)
+            copy_keys(head, key_parts, meta, slot, left, KEY_AT, META_AT, PAGE)
         seen = (index * PAGE + n)[None, :] <= position[:, None]
         if WINDOW:
             seen = seen & ((index * PAGE + n)[None, :] > position[:, None] - window)
@@ -152,7 +154,7 @@ def _attend_pages(
         shrink = gl.convert_layout(alpha, gl.SliceLayout(0, PRODUCT))
         total = weigh(total * shrink[None, :], weights, values.index(slot), VALUES_OF, ARRANGE)
         if more:
-            copy_plane(head + VALUE_AT, values.index(slot))
+            copy_plane(head + VALUE_AT, value_parts, slot, left, PAGE)
             async_copy.commit_group()
     return total, peak, mass, offset
 
@@ -168,7 +170,7 @@ def _attend_segment(
     EARLY: gl.constexpr,
 ):  # fmt: skip
     """Rows from `first_row` on of one sequence and KV head, with its pages [page_from, page_to)."""
-    keys, values, meta, _planes = rooms
+    keys, _values, meta, _planes, key_parts, value_parts = rooms
     PAGE: gl.constexpr = keys.shape[1]
     table = tables + sequence.to(gl.int64) * table_stride
     # page ids are on their way together with the lengths
@@ -186,8 +188,9 @@ def _attend_segment(
         if page_from + stage < page_to:
             page = _page(known, place, table, page_from + stage)
             head = pages + page.to(gl.int64) * PAGE_BYTES
-            copy_keys(head, keys.index(stage), meta.index(stage).slice(0, 4), KEY_AT, META_AT)
-            copy_plane(head + VALUE_AT, values.index(stage))
+            left = context - (page_from + stage) * PAGE
+            copy_keys(head, key_parts, meta, stage, left, KEY_AT, META_AT, PAGE)
+            copy_plane(head + VALUE_AT, value_parts, stage, left, PAGE)
             async_copy.commit_group()
     if EARLY:
         gdc_wait()
@@ -226,7 +229,8 @@ def attend_staged_kernel(
     values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
     meta = gl.allocate_shared_memory(gl.float16, [STAGES, META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     planes = meta._reinterpret(gl.float16, [STAGES * META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    rooms, written = (keys, values, meta, planes), (out, partial, stats, arrived)
+    rooms = (keys, values, meta, planes, parts_of_room(keys, False), parts_of_room(values, True))
+    written = (out, partial, stats, arrived)
     pages += group * HEAD_BYTES
     if SHARED:
         cursor, end, sequence, base, deal = own_share(

@@ -10,8 +10,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 __all__ = [
-    "PRODUCT", "ROWS", "SCORES", "copy_keys", "copy_plane", "key_tile", "metadata", "room_layout", "wait", "weigh",
-    "zero_planes_behind", "zero_rows_behind",
+    "PRODUCT", "ROWS", "SCORES", "copy_keys", "copy_plane", "key_tile", "metadata", "parts_of_room", "room_layout",
+    "wait", "weigh", "zero_planes_behind", "zero_rows_behind",
 ]  # fmt: skip
 
 ROWS = gl.constexpr(8)
@@ -19,6 +19,7 @@ ROWS = gl.constexpr(8)
 PRODUCT = gl.constexpr(gl.NVMMADistributedLayout([2, 0], [1, 1], [16, 8]))
 SCORES = gl.constexpr(gl.BlockedLayout([1, 2], [8, 4], [1, 1], [1, 0]))
 """half the rows of a tensor-core product"""
+_PART = gl.constexpr(16)
 _PLANE = gl.constexpr(gl.BlockedLayout([2], [32], [1], [0]))
 
 
@@ -44,6 +45,15 @@ def room_layout(row, rows, kind, values):
     elif bits == 7:
         bases[bits] = [1, 64]
     return gl.SharedLinearLayout(bases)
+
+
+@gluon.jit
+def parts_of_room(room, VALUES: gl.constexpr):
+    """Pages `[STAGES, PAGE, row]` as parts of 16 rows, in turn: what is behind a context need not be copied."""
+    KIND: gl.constexpr = room.dtype
+    ROW: gl.constexpr = room.shape[2]
+    COUNT: gl.constexpr = room.shape[0] * room.shape[1] // _PART
+    return room._reinterpret(KIND, [COUNT, _PART, ROW], room_layout(ROW, _PART, KIND, VALUES))
 
 
 @gluon.constexpr_function
@@ -77,7 +87,7 @@ def _copying(numbers, bits):
 
 
 @gluon.jit
-def copy_plane(plane, room):
+def _copy_rows(plane, room):
     LAYOUT: gl.constexpr = _copying(room.shape[1], room.dtype.primitive_bitwidth)
     row = gl.arange(0, room.shape[0], layout=gl.SliceLayout(1, LAYOUT))[:, None]
     number = gl.arange(0, room.shape[1], layout=gl.SliceLayout(0, LAYOUT))[None, :]
@@ -86,11 +96,22 @@ def copy_plane(plane, room):
 
 
 @gluon.jit
-def copy_keys(head, keys, meta, KEY_AT: gl.constexpr, META_AT: gl.constexpr):
-    """Start copying a page's keys, and all scales and midpoints."""
-    copy_plane(head + KEY_AT, keys)
+def copy_plane(plane, parts, slot, limit, PAGE: gl.constexpr):
+    """Start copying the first `limit` rows of a plane, and those of their part, to page `slot` of a room that is seen
+    as `parts`. What is behind stays what it was."""
+    PART: gl.constexpr = parts.shape[1]
+    BYTES: gl.constexpr = PART * parts.shape[2] * parts.dtype.primitive_bitwidth // 8
+    for part in gl.static_range(0, PAGE // PART):
+        if part * PART < limit:
+            _copy_rows(plane + part * BYTES, parts.index(slot * (PAGE // PART) + part))
+
+
+@gluon.jit
+def copy_keys(head, parts, meta, slot, limit, KEY_AT: gl.constexpr, META_AT: gl.constexpr, PAGE: gl.constexpr):
+    """Start copying the first `limit` of a page's keys (`copy_plane`), and all scales and midpoints."""
+    copy_plane(head + KEY_AT, parts, slot, limit, PAGE)
     if META_AT is not None:
-        copy_plane(head + META_AT, meta)
+        _copy_rows(head + META_AT, meta.index(slot).slice(0, 4))
     async_copy.commit_group()
 
 

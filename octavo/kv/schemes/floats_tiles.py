@@ -20,17 +20,13 @@ def _as_they_are(weights, ROWS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _keys(
-    head, ITEM: tl.constexpr, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    head, ITEM: tl.constexpr, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    TILE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     dim = tl.arange(0, WIDTH)[:, None]
-    at = (token + tl.arange(0, TILE))[None, :] * HEAD + dim
-    pointer = (head + OFFSET).to(tl.pointer_type(ITEM)) + at
-    if HEAD == WIDTH:
-        tile = tl.load(pointer)
-    else:
-        tile = tl.load(pointer, mask=(dim < HEAD) & (at >= 0), other=0.0)
-    return tile.to(COMPUTE)
+    row = tl.arange(0, TILE)[None, :]
+    pointer = (head + OFFSET).to(tl.pointer_type(ITEM)) + (token + row) * HEAD + dim
+    return tl.load(pointer, mask=(dim < HEAD) & (row < limit), other=0.0).to(COMPUTE)
 
 
 @triton.jit
@@ -59,10 +55,10 @@ def _rows(
 
 @triton.jit
 def _bf16_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    return _keys(head, tl.bfloat16, OFFSET, token, HEAD, WIDTH, TILE, COMPUTE)
+    return _keys(head, tl.bfloat16, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE)
 
 
 @triton.jit
@@ -83,10 +79,10 @@ def _bf16_store(
 
 @triton.jit
 def _fp16_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    return _keys(head, tl.float16, OFFSET, token, HEAD, WIDTH, TILE, COMPUTE)
+    return _keys(head, tl.float16, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE)
 
 
 @triton.jit
@@ -107,10 +103,10 @@ def _fp16_store(
 
 @triton.jit
 def _fp8_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    return _keys(head, tl.float8e4nv, OFFSET, token, HEAD, WIDTH, TILE, COMPUTE)
+    return _keys(head, tl.float8e4nv, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE)
 
 
 @triton.jit
@@ -131,10 +127,10 @@ def _fp8_store(
 
 @triton.jit
 def _fp32_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    return _keys(head, tl.float32, OFFSET, token, HEAD, WIDTH, TILE, COMPUTE)
+    return _keys(head, tl.float32, OFFSET, token, limit, HEAD, WIDTH, TILE, COMPUTE)
 
 
 @triton.jit

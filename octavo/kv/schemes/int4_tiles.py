@@ -80,7 +80,7 @@ def _keys_of(packed, BYTES: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexp
 
 @triton.jit
 def _load_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     return _keys_of(key_bytes(head, OFFSET, token, HEAD // 2, WIDTH // 2, TILE), WIDTH // 2, TILE, PLAIN)

@@ -52,7 +52,7 @@ def _keys_of(codes, BYTES: tl.constexpr, TILE: tl.constexpr, PLAIN: tl.constexpr
 
 @triton.jit
 def _load_keys(
-    head, OFFSET: tl.constexpr, token, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    head, OFFSET: tl.constexpr, token, limit, HEAD: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     COMPUTE: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     return _keys_of(key_bytes(head, OFFSET, token, HEAD, WIDTH, TILE), WIDTH, TILE, PLAIN)
