@@ -12,10 +12,12 @@ from test_triton_kernels import DEVICE, DTYPES, MIXED, WIDE, filled, make_rows, 
 from octavo.kernels.attention import attend, triton
 from octavo.kernels.attention.triton_dense import attend_dense, takes, unpack
 from octavo.kernels.attention.triton_flash import FlashCut
+from octavo.kernels.attention.triton_flash_pages import flash_pages, reads_pages
 from octavo.kernels.rows import Chunks, Rows
 
 __all__ = ["pytestmark"]
 
+HOPPER = WIDE and torch.cuda.get_device_capability()[0] == 9
 CHUNKS = [(1, 130), (1, 64), (70, 70), (33, 200), (5, 321)]
 
 
@@ -59,7 +61,7 @@ def test_mixed_steps_are_of_the_type_that_the_model_computes_in(
     def dense(*args):
         return attend_dense(*args, cut=FlashCut(32, 32, 4, 2))
 
-    monkeypatch.setattr(triton, "takes", lambda q, rows, correction: rows.chunks is not None)
+    monkeypatch.setattr(triton, "takes", lambda q, rows, layer, correction: rows.chunks is not None)
     monkeypatch.setattr(triton, "attend_dense", dense)
     want = attend(q, rows, layer, "reference", 0.125, window)
     got = attend(q, rows, layer, "triton", 0.125, window)
@@ -97,13 +99,13 @@ def test_where_torch_turns_values_back_the_paged_kernel_rounds_nothing(dtype: st
 
 
 def test_short_chunks_deterministic_ones_and_exact_models_go_another_way():
-    rows = with_chunks(CHUNKS, torch.bfloat16)
+    layer, rows = filled("int8", CHUNKS, 2, 64), with_chunks(CHUNKS, torch.bfloat16)
     q = torch.zeros(len(rows.positions), 4, 64, device=DEVICE)
-    assert takes(q, rows, None) == WIDE
-    assert not takes(q, replace(rows, invariant=True), None)
-    assert not takes(q, replace(rows, compute=torch.float32), None)
-    assert not takes(q, replace(rows, max_query=63), None)
-    assert not takes(q, replace(rows, chunks=None), None)
+    assert takes(q, rows, layer, None) == WIDE
+    assert not takes(q, replace(rows, invariant=True), layer, None)
+    assert not takes(q, replace(rows, compute=torch.float32), layer, None)
+    assert not takes(q, replace(rows, max_query=63), layer, None)
+    assert not takes(q, replace(rows, chunks=None), layer, None)
 
 
 @pytest.mark.skipif(not WIDE, reason="torch's flash attention needs a GPU")
@@ -114,7 +116,41 @@ def test_the_dense_way_gives_what_the_reference_gives(dtype: str, window: int | 
     torch.manual_seed(5)
     layer, rows = filled(dtype, chunks, 2, 128), with_chunks(chunks, torch.bfloat16)
     q = torch.randn(len(rows.positions), 8, 128, device=DEVICE)
-    assert takes(q, rows, None)
+    assert takes(q, rows, layer, None)
     want = attend(q, rows, layer, "reference", 128**-0.5, window)
     got = attend(q, rows, layer, "triton", 128**-0.5, window)
     assert got.isfinite().all() and relative(got, want) < 6e-3
+
+
+IN_PLACE = FlashCut(64, 64, 4, 2, overlapped=True)
+
+
+def test_which_pages_need_no_decoding():
+    def reads(dtype: str, compute: torch.dtype = torch.bfloat16, cut: FlashCut | None = IN_PLACE) -> bool:
+        return reads_pages(replace(rows, compute=compute), filled(dtype, [(1, 5)], 2, 128), cut)
+
+    rows = with_chunks([(1, 5)], torch.bfloat16)
+    assert reads("bf16") and reads("fp16", torch.float16)
+    assert not reads("fp16") and not reads("bf16", torch.float16) and not reads("fp32")
+    assert not any(reads(dtype) for dtype in ("int8", "fp8", "int8,int4"))
+    assert not reads("bf16", cut=None) and not reads("bf16", cut=FlashCut(64, 64, 4, 3))
+    assert not reads("bf16", cut=replace(IN_PLACE, keys=128))
+
+
+@pytest.mark.skipif(not HOPPER, reason="written for Hopper GPUs, and not interpreted")
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("window", [None, 50, 700])
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("chunks", [CHUNKS, [(1, 9), (300, 1000), (64, 64), (65, 65)], [(300, 300), (200, 19_901)]])
+def test_pages_are_read_as_they_lie(dtype: str, window: int | None, stages: int, chunks: list[tuple[int, int]]):
+    """Contexts may be longer than what would be decoded at once."""
+    torch.manual_seed(5)
+    compute = {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    layer, rows = filled(dtype, chunks, 2, 128), with_chunks(chunks, compute)
+    q = torch.randn(len(rows.positions), 8, 128, device=DEVICE)
+    assert takes(q, rows, layer, None) and rows.chunks is not None
+    want = attend(q, rows, layer, "reference", 128**-0.5, window)[rows.singles :]
+    out = torch.full((rows.chunks.tokens, 8, 128), float("nan"), dtype=compute, device=DEVICE)
+    cut = replace(IN_PLACE, stages=stages)
+    flash_pages(q[rows.singles :], rows, layer, out, 128**-0.5, window, cut)
+    assert out.isfinite().all() and relative(out, want) < 6e-3

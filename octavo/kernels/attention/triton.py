@@ -162,7 +162,7 @@ def attend(
     finished = in_kernel or not layer.value.changes  # nothing follows that wants more than the model's own type
     out = torch.empty_like(q, dtype=rows.compute if finished and rows.compute is not None else torch.float32)
     for part in _parts(rows):
-        if part.max_query > 1 and takes(q, rows, correction):
+        if part.max_query > 1 and takes(q, rows, layer, correction):
             space = out[len(q) - rows.chunks.tokens :]
             got = attend_dense(q, rows, layer, softmax_scale, window, space)
             if part.count == len(rows.context):

@@ -2,8 +2,9 @@
 
 A paged kernel decodes a page again for every block of queries that reads it. With hundreds of queries a sequence that
 costs more than the attention itself; then it pays to decode each page once, to the model's own 16-bit type, for a dense
-kernel: `choose_flash` says which. The codes, their scales and the transforms are the same ones that every other kernel
-reads: the results differ by the rounding of q, K, V and the weights to that type.
+kernel: `choose_flash` says which. Pages of that very type are read as they lie (triton_flash_pages.py). The codes, their
+scales and the transforms are the same ones that every other kernel reads: the results differ by the rounding of q, K, V
+and the weights to that type.
 """
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from octavo.kernels.ahead import launch, runs_gluon
 from octavo.kernels.attention import DENSE_TOKENS
 from octavo.kernels.attention.triton_flash import FlashCut, flash
+from octavo.kernels.attention.triton_flash_pages import flash_pages, reads_pages
 from octavo.kernels.attention.triton_kernel import hadamard_rows
 from octavo.kernels.rows import Rows, ScoreCorrection
 from octavo.kv.pool import LayerPages
@@ -25,13 +27,14 @@ _LEAST_QUERIES = 64
 _TILE = 16
 
 
-def takes(q: Tensor, rows: Rows, correction: ScoreCorrection | None) -> bool:
+def takes(q: Tensor, rows: Rows, layer: LayerPages, correction: ScoreCorrection | None) -> bool:
     """Whether the chunks of a step go this way."""
     chunks = rows.chunks
     return (
         chunks is not None and q.is_cuda and correction is None and not rows.invariant
         and rows.compute in (torch.bfloat16, torch.float16) and rows.max_query >= _LEAST_QUERIES
-        and chunks.context_tokens <= DENSE_TOKENS and q.shape[2] % 8 == 0 and q.shape[2] <= 256
+        and q.shape[2] % 8 == 0 and q.shape[2] <= 256
+        and (chunks.context_tokens <= DENSE_TOKENS or reads_pages(rows, layer, choose_flash(q.device, q.shape[2])))
     )  # fmt: skip
 
 
@@ -54,8 +57,12 @@ def attend_dense(
     undoes of V's transform is undone, and no more."""
     chunks, dtype = rows.chunks, rows.compute
     assert chunks is not None and dtype is not None, "nothing is known of the chunks"
-    keys, values = unpack(rows, layer, dtype)
     q, cut = q[len(q) - chunks.tokens :], cut or choose_flash(q.device, q.shape[2])
+    if cut is not None and reads_pages(rows, layer, cut):
+        out = out if out.dtype == dtype else torch.empty_like(q, dtype=dtype)
+        flash_pages(q, rows, layer, out, softmax_scale, window, cut)
+        return out
+    keys, values = unpack(rows, layer, dtype)
     if cut is not None:
         out = out if out.dtype == dtype else torch.empty_like(q, dtype=dtype)
         flash(q, keys, values, out, chunks, rows.max_query, softmax_scale, window, cut)

@@ -7,6 +7,7 @@ operands 16-bit; the scale is folded into the exponent, whose base is 2.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -15,7 +16,7 @@ from torch import Tensor
 from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Chunks
 
-__all__ = ["FlashCut", "flash", "flash_kernel", "heads_together", "own_block"]
+__all__ = ["FlashCut", "flash", "flash_kernel", "heads_together", "how", "own_block"]
 
 _LOG2_E = 1.4426950408889634
 
@@ -41,31 +42,43 @@ def flash(
 ) -> None:  # fmt: skip
     """Attention of `chunks` into `out` `[chunks.tokens, H, D]`. q as `out`, fp32 or of its type; keys and values
     `[chunks.context_tokens, G, D]` of the type of `out`; `max_query` tokens in the longest chunk, or more."""
-    heads, (_, kv_heads, head_dim) = q.shape[1], keys.shape
+    _, kv_heads, head_dim = keys.shape
+    grid, laid, constants = how(out, chunks, max_query, kv_heads, softmax_scale, window, cut)
+    if cut.overlapped:
+        from octavo.kernels.attention.triton_flash_hopper import hopper_flash_kernel, hopper_tiles
+
+        tiles = [hopper_tiles(side.flatten(1), cut.keys, head_dim) for side in (keys, values)]
+        launch(
+            hopper_flash_kernel, grid, q, *tiles, *laid, chunks.key_start, 0, 0, PAGE_ROWS=0, HEAD_ROWS=0, VALUE_ROW=0,
+            **constants,
+        )  # fmt: skip
+        return
+    launch(
+        flash_kernel, grid, q, keys, values, *laid, WIDTH=triton.next_power_of_2(head_dim), num_stages=cut.stages,
+        **constants,
+    )  # fmt: skip
+
+
+def how(
+    out: Tensor, chunks: Chunks, max_query: int, kv_heads: int, softmax_scale: float, window: int | None, cut: FlashCut
+) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+    """Grid, arguments from `out` on, and constants of either kernel."""
+    heads, head_dim = out.shape[1:]
     blocks = triton.cdiv(max_query * (heads // kv_heads), cut.rows)
-    grid = (blocks * kv_heads, len(chunks.key_start) - 1)
-    laid = (out, chunks.query_start, chunks.key_start, softmax_scale * _LOG2_E, window or 0, blocks)
-    together = heads_together(chunks, keys, cut.together_bytes)
+    together = heads_together(chunks, kv_heads, 2 * head_dim * out.element_size(), cut.together_bytes)
+    laid = (out, chunks.query_start, chunks.key_start, softmax_scale * _LOG2_E, window or 0, blocks, together)
     constants = {
         "KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD": head_dim, "ROWS": cut.rows, "KEYS": cut.keys,
         "WINDOW": window is not None, "STAGES": cut.stages, "num_warps": cut.warps,
     }  # fmt: skip
-    if cut.overlapped:
-        from octavo.kernels.attention.triton_flash_hopper import hopper_flash_kernel, hopper_tiles
-
-        tiles = [hopper_tiles(side, cut.keys) for side in (keys, values)]
-        launch(hopper_flash_kernel, grid, q, *tiles, *laid, together, **constants)
-        return
-    launch(
-        flash_kernel, grid, q, keys, values, *laid, together, WIDTH=triton.next_power_of_2(head_dim),
-        num_stages=cut.stages, **constants,
-    )  # fmt: skip
+    return (blocks * kv_heads, len(chunks.key_start) - 1), laid, constants
 
 
-def heads_together(chunks: Chunks, keys: Tensor, together_bytes: int) -> int:
-    """How many KV heads' keys and values are `together_bytes`, in a chunk of average context."""
+def heads_together(chunks: Chunks, kv_heads: int, token_bytes: int, together_bytes: int) -> int:
+    """How many KV heads' keys and values, `token_bytes` each token, are `together_bytes`, in a chunk of average
+    context."""
     average = max(1, chunks.context_tokens // (len(chunks.key_start) - 1))
-    return max(1, min(keys.shape[1], together_bytes // (2 * average * keys.shape[2] * keys.element_size())))
+    return max(1, min(kv_heads, together_bytes // (average * token_bytes)))
 
 
 @triton.jit

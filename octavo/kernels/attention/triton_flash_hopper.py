@@ -3,8 +3,8 @@ while the tensor cores multiply the weights of the tile before it with its value
 
     tile i     issue S = Q K(i)   issue O += P(i-1) V(i-1)   wait for S   P(i) = softmax(S)   wait for O, scale it
 
-Tiles come through TMA, STAGES ahead. All that is written about rows, masks and the order of programs there holds here.
-Widths are powers of two.
+Tiles come through TMA, STAGES ahead: of contexts that were laid end to end, or pages as they lie
+(triton_flash_pages.py). All that is written about rows, masks and the order of programs there holds here. Widths are powers of two.
 """
 
 from torch import Tensor
@@ -24,15 +24,11 @@ from octavo.kernels.attention.triton_flash import own_block
 __all__ = ["hopper_flash_kernel", "hopper_tiles"]
 
 
-def hopper_tiles(side: Tensor, keys: int) -> TensorDescriptor:
-    """Tiles of `keys` vectors of one head of `[tokens, G, D]`."""
-    tokens, kv_heads, head_dim = side.shape
-    kind = {2: gl.float16}[side.element_size()]  # bf16 alike
-    layout = gl.NVMMASharedLayout.get_default_for([keys, head_dim], kind)
-    return TensorDescriptor(
-        side.view(tokens, kv_heads * head_dim), [tokens, kv_heads * head_dim], [kv_heads * head_dim, 1],
-        [keys, head_dim], layout,
-    )  # fmt: skip
+def hopper_tiles(rows: Tensor, keys: int, width: int) -> TensorDescriptor:
+    """Tiles of `keys` rows and `width` numbers of a matrix `[rows, numbers]`."""
+    kind = {2: gl.float16}[rows.element_size()]  # bf16 alike
+    layout = gl.NVMMASharedLayout.get_default_for([keys, width], kind)
+    return TensorDescriptor(rows, list(rows.shape), list(rows.stride()), [keys, width], layout)
 
 
 @gluon.jit
@@ -40,6 +36,16 @@ def _fetch(tiles, token, column, arrived, room, there):
     """Start bringing a tile to shared memory."""
     mbarrier.expect(arrived, tiles.block_type.nbytes, there)
     tma.async_copy_global_to_shared(tiles, [token, column], arrived, room, there)
+
+
+@gluon.jit
+def _first_row(table, begin, i, tiles, KEYS: gl.constexpr, PAGE_ROWS: gl.constexpr):
+    """Where tile i begins among the rows that TMA sees; `tiles` of them can be looked up."""
+    if PAGE_ROWS > 0:
+        row = gl.load(table + gl.minimum(i, tiles - 1)) * PAGE_ROWS + begin
+    else:
+        row = begin + i * KEYS
+    return row
 
 
 @gluon.jit
@@ -62,14 +68,17 @@ def _softmax(
 
 @gluon.jit
 def _walk(
-    state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin, column,
-    first, position, window, scale_log2, begin, end, tiles, MASKED: gl.constexpr, WINDOW: gl.constexpr,
-    KEYS: gl.constexpr, STAGES: gl.constexpr,
+    state, query, none, source, rooms, first, position, window, scale_log2, begin, end, tiles, MASKED: gl.constexpr,
+    WINDOW: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr, PAGE_ROWS: gl.constexpr,
 ):  # fmt: skip
     """Scores of tiles [begin, end), and the products with values of those one before."""
     total, weights, peak, mass = state
+    key_tiles, value_tiles, table, key_begin, value_begin, column = source
+    key_room, value_room, key_arrived, value_arrived = rooms
     for i in range(begin, end):
         slot, before = i % STAGES, (i - 1) % STAGES
+        key_row = _first_row(table, key_begin, i + STAGES, tiles, KEYS, PAGE_ROWS)  # asked for long before it is needed
+        value_row = _first_row(table, value_begin, i - 1 + STAGES, tiles, KEYS, PAGE_ROWS)
         score = warpgroup_mma(query, key_room.index(slot).permute((1, 0)), none, use_acc=False, is_async=True)
         mbarrier.wait(value_arrived.index(before), (i - 1) // STAGES & 1)
         total = warpgroup_mma(weights, value_room.index(before), total, is_async=True)
@@ -82,25 +91,24 @@ def _walk(
         mbarrier.wait(key_arrived.index((i + 1) % STAGES), (i + 1) // STAGES & 1, i + 1 < tiles)
         total, _, weights = warpgroup_mma_wait(0, deps=[total, weights, fresh])
         gl.thread_barrier()  # both tiles are read by all warps: their room is free
+        _fetch(key_tiles, key_row, column, key_arrived.index(slot), key_room.index(slot), i + STAGES < tiles)
         _fetch(
-            key_tiles, key_begin + (i + STAGES) * KEYS, column, key_arrived.index(slot), key_room.index(slot),
-            i + STAGES < tiles,
-        )  # fmt: skip
-        _fetch(
-            value_tiles, key_begin + (i - 1 + STAGES) * KEYS, column, value_arrived.index(before),
-            value_room.index(before), i - 1 + STAGES < tiles,
+            value_tiles, value_row, column, value_arrived.index(before), value_room.index(before),
+            i - 1 + STAGES < tiles,
         )  # fmt: skip
         total = total * gl.convert_layout(alpha, gl.SliceLayout(1, total.type.layout))[:, None]
     return total, weights, peak, mass
 
 
-@gluon.jit(do_not_specialize=["window", "blocks", "together"])
+@gluon.jit(do_not_specialize=["window", "blocks", "together", "table_stride", "first_sequence"])
 def hopper_flash_kernel(
-    q, key_tiles, value_tiles, out, query_start, key_start, scale_log2, window, blocks, together,
-    KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr,
-    WINDOW: gl.constexpr, STAGES: gl.constexpr, num_warps: gl.constexpr,
+    q, key_tiles, value_tiles, out, query_start, key_start, scale_log2, window, blocks, together, tables, table_stride,
+    first_sequence, KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD: gl.constexpr, ROWS: gl.constexpr,
+    KEYS: gl.constexpr, WINDOW: gl.constexpr, STAGES: gl.constexpr, PAGE_ROWS: gl.constexpr, HEAD_ROWS: gl.constexpr,
+    VALUE_ROW: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """As `flash_kernel`."""
+    """As `flash_kernel`. With PAGE_ROWS tiles are pages of KEYS tokens, which the block tables name: a page has so many
+    rows of HEAD numbers, a head HEAD_ROWS of them, its keys first and its values from VALUE_ROW on."""
     dtype: gl.constexpr = out.dtype.element_ty
     wide: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD, HEAD // 8], [num_warps, 1], [1, 0])
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, KEYS, 16])
@@ -122,8 +130,11 @@ def hopper_flash_kernel(
     whole = gl.maximum((lowest + 1) // KEYS, 1)
     if WINDOW:
         whole = 1
-    key_begin += first
-    column = group * HEAD
+    table = tables + (first_sequence + gl.program_id(1)).to(gl.int64) * table_stride + first // KEYS
+    value_begin, column = key_begin + first, group * HEAD
+    if PAGE_ROWS > 0:
+        value_begin, column = group * HEAD_ROWS + VALUE_ROW, 0
+    key_begin = value_begin - VALUE_ROW
 
     key_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], key_tiles.layout)
     value_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], value_tiles.layout)
@@ -134,14 +145,15 @@ def hopper_flash_kernel(
         mbarrier.init(value_arrived.index(stage), 1)
     fence_async_shared()
     for stage in gl.static_range(STAGES):
-        at = key_begin + stage * KEYS
-        _fetch(key_tiles, at, column, key_arrived.index(stage), key_room.index(stage), stage < tiles)
-        _fetch(value_tiles, at, column, value_arrived.index(stage), value_room.index(stage), stage < tiles)
+        row = _first_row(table, key_begin, stage, tiles, KEYS, PAGE_ROWS)
+        _fetch(key_tiles, row, column, key_arrived.index(stage), key_room.index(stage), stage < tiles)
+        row += VALUE_ROW
+        _fetch(value_tiles, row, column, value_arrived.index(stage), value_room.index(stage), stage < tiles)
 
     r = block * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, wide))
     dim = gl.arange(0, HEAD, layout=gl.SliceLayout(0, wide))
-    row = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
-    at = row.to(gl.int64)[:, None] * HEAD + dim[None, :]
+    own = (begin + r // GROUP) * (KV_HEADS * GROUP) + group * GROUP + r % GROUP
+    at = own.to(gl.int64)[:, None] * HEAD + dim[None, :]
     real = (r < new * GROUP)[:, None] & (dim < HEAD)[None, :]
     query = gl.allocate_shared_memory(dtype, [ROWS, HEAD], shared, gl.load(q + at, mask=real, other=0.0).to(dtype))
     fence_async_shared()
@@ -158,28 +170,29 @@ def hopper_flash_kernel(
         score, peak, mass, first, position, window, scale_log2, True, WINDOW, KEYS
     )  # fmt: skip
     gl.thread_barrier()
-    _fetch(
-        key_tiles, key_begin + STAGES * KEYS, column, key_arrived.index(0), key_room.index(0), STAGES < tiles
-    )  # fmt: skip
+    row = _first_row(table, key_begin, STAGES, tiles, KEYS, PAGE_ROWS)
+    _fetch(key_tiles, row, column, key_arrived.index(0), key_room.index(0), STAGES < tiles)
     mbarrier.wait(key_arrived.index(1 % STAGES), 1 // STAGES, tiles > 1)
     state = (
         gl.zeros([ROWS, HEAD], gl.float32, layout=totals), gl.convert_layout(weights.to(dtype), operand), peak, mass
     )  # fmt: skip
+    source = (key_tiles, value_tiles, table, key_begin, value_begin, column)
+    rooms = (key_room, value_room, key_arrived, value_arrived)
     state = _walk(
-        state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin,
-        column, first, position, window, scale_log2, 1, whole, tiles, False, WINDOW, KEYS, STAGES,
+        state, query, none, source, rooms, first, position, window, scale_log2, 1, whole, tiles, False, WINDOW, KEYS,
+        STAGES, PAGE_ROWS,
     )  # fmt: skip
     total, weights, peak, mass = _walk(
-        state, query, none, key_tiles, value_tiles, key_room, value_room, key_arrived, value_arrived, key_begin,
-        column, first, position, window, scale_log2, whole, tiles, tiles, True, WINDOW, KEYS, STAGES,
+        state, query, none, source, rooms, first, position, window, scale_log2, whole, tiles, tiles, True, WINDOW, KEYS,
+        STAGES, PAGE_ROWS,
     )  # fmt: skip
 
     last = value_room.index((tiles - 1) % STAGES)
     mbarrier.wait(value_arrived.index((tiles - 1) % STAGES), (tiles - 1) // STAGES & 1)
     if first + tiles * KEYS > context:  # what lies behind is another context's: times zero it may still be NaN
         token = first + (tiles - 1) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(1, wide))
-        own = last.load(wide)
-        last.store(gl.where((token < context)[:, None], own, gl.zeros_like(own)))
+        tile = last.load(wide)
+        last.store(gl.where((token < context)[:, None], tile, gl.zeros_like(tile)))
         fence_async_shared()
         gl.thread_barrier()
     total = warpgroup_mma(weights, last, total, is_async=True)
