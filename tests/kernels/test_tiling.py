@@ -40,9 +40,9 @@ def test_programs_of_staged_pages(codec, kv_heads: int):
 def test_what_was_measured():
     of = StagedTiling.of
     assert [tiling(CODES, sequences) for sequences in (1, 33)] == [of(66, early=True)] * 2
-    assert [tiling(CODES, sequences) for sequences in (34, 263)] == [of(132, early=True)] * 2
-    assert [tiling(CODES, sequences) for sequences in (264, 500)] == [of(0, roomy=True)] * 2
-    assert [tiling(CODES, sequences, 32) for sequences in (9, 65)] == [of(33, early=True)] * 2
+    assert [tiling(CODES, sequences) for sequences in (34, 230)] == [of(132, early=True)] * 2
+    assert [tiling(CODES, sequences) for sequences in (231, 500)] == [of(0, roomy=True)] * 2
+    assert [tiling(CODES, sequences, 32) for sequences in (9, 57)] == [of(33, early=True)] * 2
     several = [tiling(CODES, sequences, head_bytes=8704) for sequences in (16, 17, 500)]
     assert several == [of(66, early=True), of(132, early=True), of(0)]
     assert [tiling(CODES, sequences, head_bytes=8704).shares for sequences in (329, 330)] == [132, 0]

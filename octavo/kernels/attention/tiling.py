@@ -92,7 +92,7 @@ def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool
     multiprocessor the other kernel is as fast, and faster where all are of one length.
     """
     few = programs <= (1 if small else 2) * processors
-    if programs >= (24 if not one_warp else 20 if small else 16) * processors:
+    if programs >= (24 if not one_warp else 20 if small else 14) * processors:
         return StagedTiling.of(0, roomy=one_warp and not small)
     if one_warp:
         places = 4 if few else 8

@@ -2,9 +2,10 @@
 
 A paged kernel decodes a page again for every block of queries that reads it. With hundreds of queries a sequence that
 costs more than the attention itself; then it pays to decode each page once, to the model's own 16-bit type, for a dense
-kernel: `choose_flash` says which. Pages of that very type are read as they lie (triton_flash_pages.py). The codes, their
-scales and the transforms are the same ones that every other kernel reads: the results differ by the rounding of q, K, V
-and the weights to that type.
+kernel: `choose_flash` says which. Pages of that very type are read as they lie (triton_flash_pages.py).
+
+The codes, their scales and the transforms are the same ones that every other kernel reads: the results differ by the
+rounding of q, K, V and the weights to that type.
 """
 
 import torch

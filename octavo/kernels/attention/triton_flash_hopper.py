@@ -4,7 +4,8 @@ while the tensor cores multiply the weights of the tile before it with its value
     tile i     issue S = Q K(i)   issue O += P(i-1) V(i-1)   wait for S   P(i) = softmax(S)   wait for O, scale it
 
 Tiles come through TMA, STAGES ahead: of contexts that were laid end to end, or pages as they lie
-(triton_flash_pages.py). All that is written about rows, masks and the order of programs there holds here. Widths are powers of two.
+(triton_flash_pages.py). All that is written about rows, masks and the order of programs there holds here. Widths are
+powers of two.
 """
 
 from torch import Tensor
