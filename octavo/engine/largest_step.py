@@ -21,6 +21,7 @@ __all__ = ["StepLimits", "decode_step", "deep_step", "largest_step", "measure_ro
 _LIBRARIES = 1 << 30
 """what the driver's context, kernels and workspaces may come to; memory in use beyond is that of other processes"""
 _ONE_GRAPH = 2 << 20
+_SEVERAL = 4
 # every filter at once: what a sampler could need
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
 
@@ -103,17 +104,20 @@ def measure_room(runner: Runner, limits: StepLimits, graph_sizes: tuple[int, ...
 
 
 def _graph_bytes(runner: Runner, limits: StepLimits, sizes: tuple[int, ...]) -> int:
-    """Of graphs of all `sizes`: the largest alone holds the activations, every other one its launches."""
+    """Of graphs of all `sizes`: the largest alone holds the activations, every other one its launches. The first
+    recording is for what libraries load then and keep, which is not the graphs'."""
     device = runner.pool.layers[0].pages.device
-    before = _settled(device)[1]
     buffers = DecodeBuffers(sizes[-1], limits.longest, limits.page_tokens, str(device), runner.impl)
     found = []
-    for some in (sizes[-1:], sizes[-2:]):
+    for some in (sizes[-1:], sizes[-1:], sizes[-_SEVERAL:]):
+        before = _settled(device)[1]
         graphs = GraphSet(some, buffers)
         graphs.capture(runner.forward)
         found.append(_settled(device)[1] - before)
         del graphs
-    return max(found) + max(found[1] - found[0], _ONE_GRAPH) * max(len(sizes) - 2, 0)
+    _, one, several = found
+    each = max((several - one) // (_SEVERAL - 1), _ONE_GRAPH)
+    return max(one, several) + each * max(len(sizes) - _SEVERAL, 0)
 
 
 def _settled(device: torch.device) -> tuple[int, int]:

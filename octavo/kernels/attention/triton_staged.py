@@ -35,6 +35,8 @@ from octavo.kernels.attention.triton_staged_shares import own_share, pages_of, p
 __all__ = ["attend_staged_kernel"]
 
 _KNOWN = gl.constexpr(128)
+_PART = gl.constexpr(16)
+"""rows of a page that are copied, or not, if they are behind a context"""
 _TABLE = gl.constexpr(gl.BlockedLayout([4], [32], [1], [0]))
 
 
@@ -229,7 +231,9 @@ def attend_staged_kernel(
     values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
     meta = gl.allocate_shared_memory(gl.float16, [STAGES, META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     planes = meta._reinterpret(gl.float16, [STAGES * META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    rooms = (keys, values, meta, planes, parts_of_room(keys, False), parts_of_room(values, True))
+    # each part waits for a barrier: a microsecond or two where programs are few, nothing where many live side by side
+    PART: gl.constexpr = PAGE if SHARED else _PART
+    rooms = (keys, values, meta, planes, parts_of_room(keys, PART, False), parts_of_room(values, PART, True))
     written = (out, partial, stats, arrived)
     pages += group * HEAD_BYTES
     if SHARED:

@@ -19,7 +19,6 @@ ROWS = gl.constexpr(8)
 PRODUCT = gl.constexpr(gl.NVMMADistributedLayout([2, 0], [1, 1], [16, 8]))
 SCORES = gl.constexpr(gl.BlockedLayout([1, 2], [8, 4], [1, 1], [1, 0]))
 """half the rows of a tensor-core product"""
-_PART = gl.constexpr(16)
 _PLANE = gl.constexpr(gl.BlockedLayout([2], [32], [1], [0]))
 
 
@@ -48,12 +47,12 @@ def room_layout(row, rows, kind, values):
 
 
 @gluon.jit
-def parts_of_room(room, VALUES: gl.constexpr):
-    """Pages `[STAGES, PAGE, row]` as parts of 16 rows, in turn: what is behind a context need not be copied."""
+def parts_of_room(room, PART: gl.constexpr, VALUES: gl.constexpr):
+    """Pages `[STAGES, PAGE, row]` as parts of so many rows, in turn."""
     KIND: gl.constexpr = room.dtype
     ROW: gl.constexpr = room.shape[2]
-    COUNT: gl.constexpr = room.shape[0] * room.shape[1] // _PART
-    return room._reinterpret(KIND, [COUNT, _PART, ROW], room_layout(ROW, _PART, KIND, VALUES))
+    COUNT: gl.constexpr = room.shape[0] * room.shape[1] // PART
+    return room._reinterpret(KIND, [COUNT, PART, ROW], room_layout(ROW, PART, KIND, VALUES))
 
 
 @gluon.constexpr_function
@@ -101,9 +100,12 @@ def copy_plane(plane, parts, slot, limit, PAGE: gl.constexpr):
     as `parts`. What is behind stays what it was."""
     PART: gl.constexpr = parts.shape[1]
     BYTES: gl.constexpr = PART * parts.shape[2] * parts.dtype.primitive_bitwidth // 8
-    for part in gl.static_range(0, PAGE // PART):
-        if part * PART < limit:
-            _copy_rows(plane + part * BYTES, parts.index(slot * (PAGE // PART) + part))
+    if PART == PAGE:
+        _copy_rows(plane, parts.index(slot))
+    else:
+        for part in gl.static_range(0, PAGE // PART):
+            if part * PART < limit:
+                _copy_rows(plane + part * BYTES, parts.index(slot * (PAGE // PART) + part))
 
 
 @gluon.jit
