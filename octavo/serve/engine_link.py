@@ -8,16 +8,14 @@ any --close()--> stopping
 import asyncio
 import contextlib
 import logging
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from octavo.base.errors import OctavoError, UsageError
+from octavo.serve.engine_child import EngineChild
 from octavo.serve.inbox import EngineGone, Inbox, Refusal
 from octavo.serve.wire import (
     Abort,
@@ -70,7 +68,7 @@ class EngineLink:
         self._homes: dict[int, tuple[Inbox, int]] = {}
         self._next_id = 0
         self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._child = EngineChild()
         self._owed: float | None = None  # since then the engine owes a word
         self._looks: list[asyncio.Future[Picture | None]] = []
         self._supervisor: asyncio.Task[None] | None = None
@@ -98,7 +96,7 @@ class EngineLink:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     @property
     def kv_cache_dtype(self) -> str | None:
@@ -163,7 +161,8 @@ class EngineLink:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         self.fail_all("the server is shutting down")
-        await self._end_process()
+        self._answer_looks(None)
+        await self._child.end()
 
     async def _supervise(self) -> None:
         pause = 0.5
@@ -181,7 +180,7 @@ class EngineLink:
             self._mourn()
             pause = 0.5 if time.monotonic() - begin > 60 else min(2 * pause, _LONGEST_PAUSE_SECONDS)
             log.error("the engine has died (exit %s); starting it again in %.1f s",
-                      self._process.returncode if self._process else "?", pause)  # fmt: skip
+                      "?" if self._child.exit_code is None else self._child.exit_code, pause)  # fmt: skip
             self.restarts += 1
             self.on_death()
             await asyncio.sleep(pause)
@@ -192,47 +191,20 @@ class EngineLink:
             self.fail_all("the engine has died; it is being restarted")
 
     async def _live_once(self) -> None:
-        """One life of the engine process, from its start to its end, in a folder of its own: one that was there at the
-        start may have been tidied away since."""
-        self._process = None
-        with tempfile.TemporaryDirectory(prefix="octavo-", ignore_cleanup_errors=True) as folder:  # mode 0700
-            await self._live_in(Path(folder))
-
-    async def _live_in(self, folder: Path) -> None:
-        path = folder / "engine.sock"
-        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-        connected = asyncio.get_running_loop().create_future()
-
-        def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if connected.done():
-                writer.close()  # a second one is nobody we know
-            else:
-                connected.set_result((reader, writer))
-
-        server = await asyncio.start_unix_server(connect, path)
-        ended: asyncio.Task[int] | None = None
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "octavo.serve.engine_process", str(path), stdin=asyncio.subprocess.DEVNULL
-            )
-            ended = asyncio.create_task(self._process.wait())
-            await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if connected.done():
-                reader, self._writer = connected.result()
-                self._writer.write(frame(Start(self.options)))
-                await self._read(reader)
-        finally:
-            writer, self._writer, self._owed = self._writer, None, None
-            if writer is not None:
-                writer.close()
-            server.close()
-            if ended is not None:
-                ended.cancel()
-            self._mourn()  # whoever waits is told before the process is awaited
-            await self._end_process()
+        """One life of the engine process, from its start to its end."""
+        async with self._child.life() as streams:
+            try:
+                if streams is not None:
+                    reader, self._writer = streams
+                    self._writer.write(frame(Start(self.options)))
+                    await self._read(reader)
+            finally:
+                self._writer, self._owed = None, None
+                self._mourn()  # whoever waits is told before the process is awaited
+                self._answer_looks(None)
         if self.facts is None and self.failure is None:
             self.failure = UsageError(
-                f"the engine process ended while it was loading (exit {self._process.returncode})",
+                f"the engine process ended while it was loading (exit {self._child.exit_code})",
                 hint="what it wrote before is above",
             )
 
@@ -256,10 +228,7 @@ class EngineLink:
                 if inbox is not None:
                     inbox.fail(Refusal(message.message, message.hint))
             case Picture():
-                looks, self._looks = self._looks, []
-                for look in looks:
-                    if not look.done():
-                        look.set_result(message)
+                self._answer_looks(message)
             case Ready():
                 self.facts, self.state, self.failure = message.facts, "ready", None
                 self.on_ready(message.facts)
@@ -290,22 +259,13 @@ class EngineLink:
             await asyncio.sleep(min(5.0, self.timeout_seconds / 4))
             if self.state == "ready" and self.silent_seconds > self.timeout_seconds:
                 log.error("the engine has said nothing for %.0f s; it is ended", self.silent_seconds)
-                if self._process is not None and self._process.returncode is None:
-                    self._process.kill()
+                self._child.kill()
             elif self.state == "ready" and self._owed is None and self._writer is not None:
                 self._owed = time.monotonic()
                 self._writer.write(frame(Abort(0)))  # nobody's: an engine at rest answers with its stats
 
-    async def _end_process(self) -> None:
+    def _answer_looks(self, picture: Picture | None) -> None:
         looks, self._looks = self._looks, []
         for look in looks:
             if not look.done():
-                look.set_result(None)
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        try:  # it ends by itself when the connection closes
-            await asyncio.wait_for(process.wait(), 3)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+                look.set_result(picture)

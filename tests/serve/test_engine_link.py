@@ -64,8 +64,8 @@ def test_a_killed_engine_is_replaced_though_its_folder_was_tidied_away(engines: 
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         if tidied:
             shutil.rmtree(folder)
-        assert link._process is not None
-        link._process.kill()
+        assert link.pid is not None
+        link._child.kill()
         await until(link, "ready", 1)
         await link.close()
 
@@ -81,8 +81,8 @@ def test_no_process_and_no_frame_are_deaths_like_others(engines: list[str]):
         await until(link, "ready", 0)
         inbox = Inbox()
         link.submit(inbox, 0, [1], {}, "")
-        assert link._process is not None
-        link._process.kill()
+        assert link.pid is not None
+        link._child.kill()
         with pytest.raises(EngineGone):
             async with asyncio.timeout(2):
                 await inbox.take()
