@@ -11,7 +11,7 @@ import pytest
 from octavo.cli import main
 from octavo.evals.demo import CHATS
 
-CACHE = ["--kv-cache-memory", "2048tok"]
+CACHE = ["--kv-cache-memory", "2048tok", "--kv-self-test", "off"]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_generate_from_a_file_and_again(tmp_path, capsys):
     ("words", "message"),
     [
         (["generate", "smollm2"], "either --prompt TEXT or --input"),
-        (["generate", "smollm2", "--prompt", ""], "the prompt is empty"),
+        (["generate", "smollm2", "--prompt", "", *CACHE], "the prompt is empty"),
         (["generate", "smollm2", "--prompt", "x", "--temperature", "-1"], "temperature must be"),
         (["generate", "smollm2", "--prompt", "x", "--max-tokens", "many"], "many"),
         (["generate", "smollm2", "--prompt", "x", "--kv-cache-dtype", "int7"], "unknown cache scheme: `int7`"),
