@@ -1,6 +1,7 @@
 """Requests through an engine, and what was seen of them."""
 
 import time
+from collections import deque
 from typing import Any
 
 from benchmarks.load import SEED, Job, prompts
@@ -22,19 +23,19 @@ def run_jobs(engine: Engine, jobs: list[Job], until: float) -> tuple[list[Record
     seen of each, and of the run."""
     contents = prompts(jobs, engine.limits.vocab_size, SEED)
     records = {f"r{number}": Record(job) for number, job in enumerate(jobs)}
-    queue = sorted(zip(records, contents, strict=True), key=lambda item: -records[item[0]].job.arrival)
+    queue = deque(sorted(zip(records, contents, strict=True), key=lambda item: records[item[0]].job.arrival))
     held, peak, first_step = [], 0, steps_of(engine)
     begin = time.perf_counter()
     stepping = 0.0
     while (queue or engine.busy) and time.perf_counter() < until:
         now = time.perf_counter() - begin
-        while queue and records[queue[-1][0]].job.arrival <= now:
-            name, tokens = queue.pop()
+        while queue and records[queue[0][0]].job.arrival <= now:
+            name, tokens = queue.popleft()
             records[name].added = now
             params = SamplingParams(max_tokens=records[name].job.output_tokens, temperature=0, ignore_eos=True)
             held.append(engine.add(name, tokens, params))
         if not engine.busy:
-            time.sleep(min(max(records[queue[-1][0]].job.arrival - now, 0), 0.01))
+            time.sleep(min(max(records[queue[0][0]].job.arrival - now, 0), 0.01))
             continue
         before = time.perf_counter()
         events = engine.step()

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.drive import profile, run_jobs
 from benchmarks.load import SEED, Job, at_rate, random_jobs, read_trace, that_fit
 from benchmarks.made_up import made_up_weights
+from benchmarks.recording import StepRecorder
 from benchmarks.report import Report
 from benchmarks.serving_report import summary
 from octavo.engine.build import LoadedEngine, LoadedWeights, build_engine
@@ -32,12 +33,13 @@ from octavo.engine.options import EngineOptions
 __all__ = ["main"]
 
 
-def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> dict[str, Any]:
+def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> tuple[dict[str, Any], StepRecorder]:
     """A few short requests first, untimed; then the jobs."""
     engine, cache = loaded.engine, loaded.facts
     run_jobs(engine, [Job(min(300, cache.max_model_len // 2), 8)] * 4, float("inf"))
     timed = _times(engine)
-    records, run = run_jobs(engine, jobs, until)
+    with StepRecorder(engine) as recorder:
+        records, run = run_jobs(engine, jobs, until)
     found = {**run, **summary(records, run["duration"])}
     found |= {
         "pool_tokens": cache.capacity_tokens, "pool_bytes": cache.allocated_bytes, "kernels": cache.kernels,
@@ -48,7 +50,7 @@ def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> dict[str, Any]:
     if loaded.weights.device != "cpu":
         found["reserved_bytes"] = torch.cuda.memory_reserved()
         found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-    return found
+    return found, recorder
 
 
 def _times(engine: Engine) -> dict[str, float] | None:
@@ -71,7 +73,7 @@ def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[d
                 continue
             weights = weights or made_up_weights(name, device, given.max_model_len)
             try:
-                found = measure(given, _options(given, name, dtype), weights, jobs, end, not profiled)
+                found = measure(given, name, dtype, weights, jobs, end, not profiled)
             except Exception as error:  # one that fails must not take the others with it
                 traceback.print_exc()
                 found = {"skipped": f"{type(error).__name__}: {error}"}
@@ -82,12 +84,17 @@ def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[d
 
 
 def measure(
-    given: argparse.Namespace, options: EngineOptions, weights: LoadedWeights, jobs: list[Job], end: float,
+    given: argparse.Namespace, name: str, dtype: str, weights: LoadedWeights, jobs: list[Job], end: float,
     profiling: bool,
 ) -> dict[str, Any]:  # fmt: skip
     before = time.perf_counter()
-    loaded = build_engine(options, weights)
-    found: dict[str, Any] = {"build_seconds": time.perf_counter() - before, **row(loaded, jobs, end)}
+    loaded = build_engine(_options(given, name, dtype), weights)
+    built = time.perf_counter() - before
+    measured, recorder = row(loaded, jobs, end)
+    found: dict[str, Any] = {"build_seconds": built, **measured}
+    if given.steps is not None:
+        about = {key: measured[key] for key in ("pool_tokens", "bytes_per_token")}
+        recorder.write(given.steps, model=name, kv_cache_dtype=dtype, page_tokens=loaded.facts.page_tokens, **about)
     if profiling:
         found["profile"] = profile(loaded.engine, min(1024, given.max_model_len // 4))
     return found
@@ -138,6 +145,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192)
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--steps", type=Path, help="what each step of the last run held and took, for simulate.py")
     parser.add_argument("--profile", action="store_true", help="after the first run: 30 decode steps, kernel by kernel")
     parser.add_argument("--seconds", type=float, default=280, help="a run that is under way then is stopped")
     parser.add_argument("--tiny", action="store_true", help="a model and a set that a CPU runs in seconds")

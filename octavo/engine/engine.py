@@ -143,7 +143,7 @@ class Engine:
             if rows is not None and request.wants_prompt:
                 record_prompt(reader, rows)
             if rows is not None and self.on_logits is not None:
-                for offset, row in enumerate(rows):
+                for offset, row in enumerate(rows.float()):
                     self.on_logits(request, reader.position + offset, row)
             if result is not None:
                 events.append(self._advance(request, result))

@@ -40,7 +40,7 @@ def ladder(most: int) -> tuple[int, ...]:
 class DecodeBuffers:
     """The inputs of a decode step of up to `most` rows, at addresses that never change."""
 
-    def __init__(self, most: int, longest: int, page_tokens: int, device: str, impl: str = "reference"):
+    def __init__(self, most: int, longest: int, page_tokens: int, device: str, impl: str):
         """`impl`: which kernels bring the inputs here."""
         self.longest, self.impl = longest, impl
         self.inputs = DecodeInputs(

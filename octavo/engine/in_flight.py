@@ -57,11 +57,11 @@ class InFlight:
         self.done.wait()
 
     def results(self) -> Iterator[tuple[Reader, Sample | None, Tensor | None]]:
-        """Each reader with its token, if it sampled one, and its logits in fp32, if they were kept."""
+        """Each reader with its token, if it sampled one, and its logits, if they were kept."""
         samples = iter(self.chosen.samples() if self.chosen is not None else ())
         begin = 0
         for reader in self.readers:
-            rows = None if self.logits is None else self.logits[begin : begin + reader.count].float()
+            rows = None if self.logits is None else self.logits[begin : begin + reader.count]
             begin += reader.count
             yield reader, next(samples) if _samples(reader) else None, rows
 
@@ -83,7 +83,7 @@ def record_prompt(reader: Reader, rows: Tensor) -> None:
     if request.scores:
         done = request.score_from + sum(len(part) for part in request.scored)
     last = len(request.prompt) - (0 if request.scores else 1)
-    keep = rows[max(done - position, 0) : max(last - position, 0)].log_softmax(-1)
+    keep = rows[max(done - position, 0) : max(last - position, 0)].float().log_softmax(-1)
     if request.scores:
         request.scored.append(keep.clone())
         return

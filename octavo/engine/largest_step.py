@@ -107,8 +107,9 @@ def _graph_bytes(runner: Runner, limits: StepLimits, sizes: tuple[int, ...]) -> 
     """Of graphs of all `sizes`: the largest alone holds the activations, every other one its launches. The first
     recording is for what libraries load then and keep, which is not the graphs'."""
     device = runner.pool.layers[0].pages.device
+    begin = _settled(device)[1]
     buffers = DecodeBuffers(sizes[-1], limits.longest, limits.page_tokens, str(device), runner.impl)
-    found = []
+    inputs, found = _settled(device)[1] - begin, []
     for some in (sizes[-1:], sizes[-1:], sizes[-_SEVERAL:]):
         before = _settled(device)[1]
         graphs = GraphSet(some, buffers)
@@ -117,7 +118,7 @@ def _graph_bytes(runner: Runner, limits: StepLimits, sizes: tuple[int, ...]) -> 
         del graphs
     _, one, several = found
     each = max((several - one) // (_SEVERAL - 1), _ONE_GRAPH)
-    return max(one, several) + each * max(len(sizes) - _SEVERAL, 0)
+    return max(inputs, 0) + max(one, several, 0) + each * max(len(sizes) - _SEVERAL, 0)
 
 
 def _settled(device: torch.device) -> tuple[int, int]:

@@ -164,7 +164,7 @@ def _draw(logits: Tensor, dials: Tensor, filters: _Filters) -> Tensor:
         last = largest.gather(1, (top_k.long() - 1).clamp(0, largest.shape[1] - 1))
         allowed &= (weights >= last) | (top_k == 0) | (top_k >= vocab_size)
     if filters.top_p:
-        order = logits.sort(descending=True, stable=True).indices  # that of the weights, from half the bytes
+        order = logits.sort(descending=True, stable=True).indices  # that of the weights, from fewer bytes
         ordered = weights.gather(1, order)
         kept = ordered.cumsum(-1) - ordered < top_p
         allowed &= torch.empty_like(allowed).scatter_(1, order, kept)

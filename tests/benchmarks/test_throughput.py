@@ -1,12 +1,17 @@
 """The throughput benchmark's loop over a real engine with a made-up model."""
 
+import json
+
 import pytest
 
 from benchmarks.drive import profile, run_jobs
 from benchmarks.load import Job
 from benchmarks.made_up import made_up_weights
+from benchmarks.recording import StepRecorder
+from benchmarks.simulate import Costs, simulate
 from octavo.engine.build import build_engine
 from octavo.engine.options import EngineOptions
+from octavo.engine.scheduler import SchedulerLimits
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,23 @@ def test_decode_steps_are_profiled(weights):
     found = profile(make(weights, kv_cache_memory="1024tok").engine, 20, steps=2)
     assert found["batch"] == 4 and found["steps"] == 2 and found["step_ms"] > 0
     assert found["busy_share"] is None or 0 < found["busy_share"] <= 1
+
+
+def test_a_run_is_recorded_step_by_step_and_simulated_alike(weights, tmp_path):
+    """The simulation plans the very steps that ran, and takes what they took."""
+    loaded = make(weights, kv_cache_memory="320tok")
+    jobs = [Job(50, 30), Job(100, 60), Job(5, 60), Job(20, 40)]
+    with StepRecorder(loaded.engine) as recorder:
+        run_jobs(loaded.engine, jobs, float("inf"))
+    recorder.write(tmp_path / "steps.json", pool_tokens=320)
+    found = json.loads((tmp_path / "steps.json").read_text())
+    steps = found["steps"]
+    assert found["pool_tokens"] == 320 and steps == recorder.steps()
+    assert sum(new for _, _, new, _ in steps) >= 175 and steps[0][:2] == [0, 0]
+    assert all(milliseconds > 0 for *_, milliseconds in steps)
+    made = [[*held, 2.0 + 1e-3 * held[1] + 0.1 * (held[0] + held[2])] for *held, _ in steps]
+    costs = Costs.of(made, 1e-3)
+    again = simulate(jobs, costs, 320, SchedulerLimits(4, 64, 64))
+    assert again["steps"] == len(steps)
+    assert again["seconds"] == pytest.approx(sum(step[3] for step in made) / 1e3, rel=1e-3)
+    assert again["output_throughput"] == pytest.approx(190 / again["seconds"])

@@ -113,6 +113,9 @@ def test_graphs_replay_what_eager_steps_compute(checkpoint, prompts, family, dty
 
 def compiled() -> int:
     from octavo.kernels.activation.triton import silu_mul_kernel
+    from octavo.kernels.attention.triton_dense import unpack_kernel
+    from octavo.kernels.attention.triton_flash import flash_kernel
+    from octavo.kernels.attention.triton_flash_hopper import hopper_flash_kernel
     from octavo.kernels.attention.triton_kernel import attend_kernel
     from octavo.kernels.attention.triton_staged import attend_staged_kernel
     from octavo.kernels.inputs.triton import bring_kernel
@@ -123,7 +126,17 @@ def compiled() -> int:
     from octavo.kernels.store.triton_wide import store_wide_kernel
 
     stores = (store_kernel, store_matrix_kernel, store_wide_kernel)
-    kernels = (attend_kernel, attend_staged_kernel, *stores, norm_kernel, silu_mul_kernel, linear_kernel, bring_kernel)
+    prompts = (unpack_kernel, flash_kernel, hopper_flash_kernel)
+    kernels = (
+        attend_kernel,
+        attend_staged_kernel,
+        *prompts,
+        *stores,
+        norm_kernel,
+        silu_mul_kernel,
+        linear_kernel,
+        bring_kernel,
+    )
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
 
 

@@ -14,7 +14,7 @@ PARAMS = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 def test_the_ladder_holds_every_batch(most):
     sizes = ladder(most)
     assert list(sizes) == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == min(most, 512)
-    graphs = GraphSet(sizes, DecodeBuffers(sizes[-1], 64, 64, "cpu"))
+    graphs = GraphSet(sizes, DecodeBuffers(sizes[-1], 64, 64, "cpu", "reference"))
     for rows in range(1, sizes[-1] + 1):
         size = graphs.size_for(rows)
         assert size is not None and rows <= size <= max(rows + 7, rows * 9 / 7)
@@ -27,7 +27,7 @@ def test_padding_changes_nothing(tiny, prompts, kernels, dtype):
     """Each decode step again as a padded one: the same logits, and no other page is touched."""
     llm = tiny.with_cache(kernels=kernels, kv_cache_dtype=dtype, max_model_len=512)
     runner = llm.engine.runner
-    graphs = GraphSet((8, 16), DecodeBuffers(16, 512, llm.cache.page_tokens, "cpu"))
+    graphs = GraphSet((8, 16), DecodeBuffers(16, 512, llm.cache.page_tokens, "cpu", "reference"))
     plain, seen = runner.run, []
 
     @torch.inference_mode()
@@ -54,7 +54,7 @@ def test_padding_changes_nothing(tiny, prompts, kernels, dtype):
 
 
 def test_only_decode_steps_are_taken(tiny, prompts):
-    graphs = GraphSet((1, 2), DecodeBuffers(2, 512, 64, "cpu"))
+    graphs = GraphSet((1, 2), DecodeBuffers(2, 512, 64, "cpu", "reference"))
     llm = tiny.with_cache()
     plain, taken = llm.engine.runner.run, []
     llm.engine.runner.run = lambda batch: taken.append((graphs.takes(batch), batch)) or plain(batch)

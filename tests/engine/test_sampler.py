@@ -121,16 +121,23 @@ def test_rows_drawn_together_are_drawn_by_the_definition(monkeypatch, most):
     assert len(set(want)) > 50
 
 
+@pytest.mark.parametrize("reshaped", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_logits_of_16_bits_give_what_they_give_in_fp32(dtype):
+def test_logits_of_16_bits_give_what_they_give_in_fp32(dtype, reshaped: bool):
+    """Where one row is reshaped, all are in fp32 from there on."""
     torch.manual_seed(2)
     rows = (torch.randn(200, 300) * 3).to(dtype)
     before = rows.clone()
-    each = itertools.cycle([
+    several = [
         {"temperature": 0}, {"temperature": 0, "logprobs": 4}, {"temperature": 1.0}, {"top_p": 0.9, "top_k": 20},
-        {"temperature": 0.7, "min_p": 0.1, "logprobs": 2}, {"temperature": 0, "logit_bias": {5: 3.3, 7: -100.0}},
-        {"repetition_penalty": 1.3}, {"temperature": 0, "presence_penalty": 0.3},
-    ])  # fmt: skip
+        {"temperature": 0.7, "min_p": 0.1, "logprobs": 2},
+    ]  # fmt: skip
+    if reshaped:
+        several += [
+            {"temperature": 0, "logit_bias": {5: 3.3, 7: -100.0}}, {"repetition_penalty": 1.3},
+            {"temperature": 0, "presence_penalty": 0.3},
+        ]  # fmt: skip
+    each = itertools.cycle(several)
     requests = [Request(str(n), (3, 9), SamplingParams(**next(each)), 0, 99, n, b"") for n in range(len(rows))]
     for request in requests:
         request.tokens += [n % 300 for n in (4, 4, 250)]

@@ -20,6 +20,7 @@ import pytest
         "test_flash.py",
         "test_norm_activation.py",
         "test_linear.py",
+        "test_inputs.py",
     ],
 )
 def test_interpreted(name: str):

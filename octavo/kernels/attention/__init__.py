@@ -14,7 +14,8 @@ ROW_BLOCKS = (8, 16, 32, 64)
 one of these; of more than the last a sequence takes several blocks"""
 
 DENSE_TOKENS = 16384
-"""tokens of context that the GPU's dense kernel takes at once, at most: its scratch is all their vectors in 16 bits"""
+"""tokens of context that are decoded at once for the GPU's dense kernel, at most: its scratch is all their vectors in
+16 bits. Where it reads pages as they lie there is neither scratch nor limit"""
 
 
 def _cpu(

@@ -97,7 +97,7 @@ def _copy_rows(plane, room):
 @gluon.jit
 def copy_plane(plane, parts, slot, limit, PAGE: gl.constexpr):
     """Start copying the first `limit` rows of a plane, and those of their part, to page `slot` of a room that is seen
-    as `parts`. What is behind stays what it was."""
+    as `parts`. What is behind stays what it was. Where a page is one part, it is copied whole."""
     PART: gl.constexpr = parts.shape[1]
     BYTES: gl.constexpr = PART * parts.shape[2] * parts.dtype.primitive_bitwidth // 8
     if PART == PAGE:

@@ -37,4 +37,6 @@ def bring(given: DecodeInputs, into: DecodeInputs, size: int, impl: str) -> None
     """Copy R rows into the first of `into`, whose tables are as wide or wider, and make padding of those up to `size`:
     stored nowhere (slot -1), a context of one token. Padding keeps the page ids, positions and tokens that were there:
     any will do."""
+    assert len(given.tokens) <= size <= len(into.tokens), f"{len(given.tokens)} rows, {size} with padding"
+    assert given.tables.shape[1] <= into.tables.shape[1], f"{given.tables.shape[1]} pages, {into.tables.shape[1]} fit"
     BRING_IMPLS[impl](given, into, size)
