@@ -141,7 +141,7 @@ def chosen(layer: LayerPages, sequences: int, pages: int) -> Tiling:
 
 
 def test_it_is_what_runs():
-    """Chosen for codes whatever the batch, for 16 bits where few programs have to keep memory busy and where very many do."""
+    """Chosen for codes whatever the batch; for 16 bits where few programs keep memory busy, and where very many do."""
     codes, floats = filled("int8", [(1, 64)], 8, 128), filled("bf16", [(1, 64)], 8, 128)
     staged = [isinstance(chosen(codes, sequences, 32), StagedTiling) for sequences in (1, 32, 128, 500)]
     assert staged == [True] * 4
