@@ -18,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.load import SEED, Job, random_jobs
+from octavo.base.errors import CapacityError
 from octavo.engine.request import Request
 from octavo.engine.sampling import SamplingParams
 from octavo.engine.scheduler import Scheduler, SchedulerLimits
@@ -66,7 +67,8 @@ def _fitted(counts: np.ndarray, milliseconds: np.ndarray) -> dict[int, float]:
 
 
 def simulate(jobs: Sequence[Job], costs: Costs, pool_tokens: int, limits: SchedulerLimits) -> dict[str, float]:
-    """All requests at once, greedy and without a prefix in common: seconds, steps, generated tokens a second."""
+    """All requests at once, greedy and without a prefix in common: seconds, steps, generated tokens a second. Raises
+    CapacityError where one needs more than the pool."""
     scheduler = Scheduler(limits, PageTable(pool_tokens // limits.page_tokens, None))
     for number, job in enumerate(jobs):
         params = SamplingParams(max_tokens=job.output_tokens, temperature=0, ignore_eos=True)
@@ -76,6 +78,8 @@ def simulate(jobs: Sequence[Job], costs: Costs, pool_tokens: int, limits: Schedu
     milliseconds, steps, generated = 0.0, 0, 0
     while scheduler.busy:
         plan = scheduler.plan()
+        if not plan.rows:
+            raise CapacityError(f"the next request does not fit into a pool of {pool_tokens} tokens")
         decoding = [row.request.computed + 1 for row in plan.rows if row.request.decoding]
         new = sum(row.count for row in plan.rows) - len(decoding)
         milliseconds, steps = milliseconds + costs.step(len(decoding), sum(decoding), new), steps + 1

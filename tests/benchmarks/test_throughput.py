@@ -9,6 +9,7 @@ from benchmarks.load import Job
 from benchmarks.made_up import made_up_weights
 from benchmarks.recording import StepRecorder
 from benchmarks.simulate import Costs, simulate
+from octavo.base.errors import CapacityError
 from octavo.engine.build import build_engine
 from octavo.engine.options import EngineOptions
 from octavo.engine.scheduler import SchedulerLimits
@@ -69,3 +70,5 @@ def test_a_run_is_recorded_step_by_step_and_simulated_alike(weights, tmp_path):
     assert again["steps"] == len(steps)
     assert again["seconds"] == pytest.approx(sum(step[3] for step in made) / 1e3, rel=1e-3)
     assert again["output_throughput"] == pytest.approx(190 / again["seconds"])
+    with pytest.raises(CapacityError, match="a pool of 128 tokens"):
+        simulate(jobs, costs, 128, SchedulerLimits(4, 64, 64))
