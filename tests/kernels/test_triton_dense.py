@@ -9,15 +9,17 @@ from dataclasses import replace
 import torch
 from test_triton_kernels import DEVICE, DTYPES, MIXED, WIDE, filled, make_rows, pytestmark, relative, to_device
 
+from octavo.kernels.ahead import runs_gluon
 from octavo.kernels.attention import attend, triton
 from octavo.kernels.attention.triton_dense import attend_dense, takes, unpack
 from octavo.kernels.attention.triton_flash import FlashCut
 from octavo.kernels.attention.triton_flash_pages import flash_pages, reads_pages
 from octavo.kernels.rows import Chunks, Rows
+from octavo.kv.transform import SideTransform
 
 __all__ = ["pytestmark"]
 
-HOPPER = WIDE and torch.cuda.get_device_capability()[0] == 9
+GLUON = runs_gluon(torch.device(DEVICE))
 CHUNKS = [(1, 130), (1, 64), (70, 70), (33, 200), (5, 321)]
 
 
@@ -135,9 +137,12 @@ def test_which_pages_need_no_decoding():
     assert not any(reads(dtype) for dtype in ("int8", "fp8", "int8,int4"))
     assert not reads("bf16", cut=None) and not reads("bf16", cut=FlashCut(64, 64, 4, 3))
     assert not reads("bf16", cut=replace(IN_PLACE, keys=128))
+    turned = replace(filled("bf16", [(1, 5)], 2, 128), value=SideTransform(rotated=True))
+    assert not reads_pages(rows, turned, IN_PLACE)
+    assert reads_pages(rows, replace(turned, key=turned.value, value=SideTransform(rotated=False)), IN_PLACE)
 
 
-@pytest.mark.skipif(not HOPPER, reason="written for Hopper GPUs, and not interpreted")
+@pytest.mark.skipif(not GLUON, reason="written for Hopper GPUs and one version of Triton, and not interpreted")
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("window", [None, 50, 700])
 @pytest.mark.parametrize("stages", [2, 3])
