@@ -101,6 +101,75 @@ def _walk(
     return total, weights, peak, mass
 
 
+@gluon.jit
+def _rooms(
+    source, tiles, KIND: gl.constexpr, HEAD: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    PAGE_ROWS: gl.constexpr, VALUE_ROW: gl.constexpr,
+):  # fmt: skip
+    """Where tiles come to and what says that they have; the first STAGES of them are on their way."""
+    key_tiles, value_tiles, table, key_begin, _value_begin, column = source
+    key_room = gl.allocate_shared_memory(KIND, [STAGES, KEYS, HEAD], key_tiles.layout)
+    value_room = gl.allocate_shared_memory(KIND, [STAGES, KEYS, HEAD], value_tiles.layout)
+    key_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(key_arrived.index(stage), 1)
+        mbarrier.init(value_arrived.index(stage), 1)
+    fence_async_shared()
+    for stage in gl.static_range(STAGES):
+        row = _first_row(table, key_begin, stage, tiles, KEYS, PAGE_ROWS)
+        _fetch(key_tiles, row, column, key_arrived.index(stage), key_room.index(stage), stage < tiles)
+        row += VALUE_ROW
+        _fetch(value_tiles, row, column, value_arrived.index(stage), value_room.index(stage), stage < tiles)
+    return key_room, value_room, key_arrived, value_arrived
+
+
+@gluon.jit
+def _first_tile(
+    query, none, source, rooms, first, position, window, scale_log2, tiles, WINDOW: gl.constexpr, KEYS: gl.constexpr,
+    STAGES: gl.constexpr, PAGE_ROWS: gl.constexpr,
+):  # fmt: skip
+    """Weights, maximum and sum of the first tile, whose room is filled anew; the second one has arrived."""
+    key_tiles, _value_tiles, table, key_begin, _value_begin, column = source
+    key_room, _value_room, key_arrived, _value_arrived = rooms
+    rows_of: gl.constexpr = gl.SliceLayout(1, none.type.layout)
+    mbarrier.wait(key_arrived.index(0), 0)
+    score = warpgroup_mma(query, key_room.index(0).permute((1, 0)), none, use_acc=False, is_async=True)
+    score = warpgroup_mma_wait(0, deps=[score])
+    peak = gl.full([none.shape[0]], -1.0e30, gl.float32, layout=rows_of)
+    mass = gl.zeros([none.shape[0]], gl.float32, layout=rows_of)
+    weights, _alpha, peak, mass = _softmax(
+        score, peak, mass, first, position, window, scale_log2, True, WINDOW, KEYS
+    )  # fmt: skip
+    gl.thread_barrier()
+    row = _first_row(table, key_begin, STAGES, tiles, KEYS, PAGE_ROWS)
+    _fetch(key_tiles, row, column, key_arrived.index(0), key_room.index(0), STAGES < tiles)
+    mbarrier.wait(key_arrived.index(1 % STAGES), 1 // STAGES, tiles > 1)
+    return weights, peak, mass
+
+
+@gluon.jit
+def _last_values(
+    total, weights, rooms, first, context, tiles, WIDE: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr
+):
+    """The products with the last tile's values; nothing is on its way any more."""
+    _key_room, value_room, key_arrived, value_arrived = rooms
+    last = value_room.index((tiles - 1) % STAGES)
+    mbarrier.wait(value_arrived.index((tiles - 1) % STAGES), (tiles - 1) // STAGES & 1)
+    if first + tiles * KEYS > context:  # what lies behind is another context's: times zero it may still be NaN
+        token = first + (tiles - 1) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(1, WIDE))
+        tile = last.load(WIDE)
+        last.store(gl.where((token < context)[:, None], tile, gl.zeros_like(tile)))
+        fence_async_shared()
+        gl.thread_barrier()
+    total = warpgroup_mma(weights, last, total, is_async=True)
+    total, _ = warpgroup_mma_wait(0, deps=[total, weights])
+    for stage in gl.static_range(STAGES):
+        mbarrier.invalidate(key_arrived.index(stage))
+        mbarrier.invalidate(value_arrived.index(stage))
+    return total
+
+
 @gluon.jit(do_not_specialize=["window", "blocks", "together", "table_stride", "first_sequence"])
 def hopper_flash_kernel(
     q, key_tiles, value_tiles, out, query_start, key_start, scale_log2, window, blocks, together, tables, table_stride,
@@ -137,19 +206,8 @@ def hopper_flash_kernel(
         value_begin, column = group * HEAD_ROWS + VALUE_ROW, 0
     key_begin = value_begin - VALUE_ROW
 
-    key_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], key_tiles.layout)
-    value_room = gl.allocate_shared_memory(dtype, [STAGES, KEYS, HEAD], value_tiles.layout)
-    key_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    value_arrived = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(key_arrived.index(stage), 1)
-        mbarrier.init(value_arrived.index(stage), 1)
-    fence_async_shared()
-    for stage in gl.static_range(STAGES):
-        row = _first_row(table, key_begin, stage, tiles, KEYS, PAGE_ROWS)
-        _fetch(key_tiles, row, column, key_arrived.index(stage), key_room.index(stage), stage < tiles)
-        row += VALUE_ROW
-        _fetch(value_tiles, row, column, value_arrived.index(stage), value_room.index(stage), stage < tiles)
+    source = (key_tiles, value_tiles, table, key_begin, value_begin, column)
+    rooms = _rooms(source, tiles, dtype, HEAD, KEYS, STAGES, PAGE_ROWS, VALUE_ROW)
 
     r = block * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, wide))
     dim = gl.arange(0, HEAD, layout=gl.SliceLayout(0, wide))
@@ -161,24 +219,13 @@ def hopper_flash_kernel(
     r = block * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, scores))
     position = context - new + r // GROUP
 
-    mbarrier.wait(key_arrived.index(0), 0)
     none = gl.zeros([ROWS, KEYS], gl.float32, layout=scores)
-    score = warpgroup_mma(query, key_room.index(0).permute((1, 0)), none, use_acc=False, is_async=True)
-    score = warpgroup_mma_wait(0, deps=[score])
-    peak = gl.full([ROWS], -1.0e30, gl.float32, layout=gl.SliceLayout(1, scores))
-    mass = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, scores))
-    weights, _alpha, peak, mass = _softmax(
-        score, peak, mass, first, position, window, scale_log2, True, WINDOW, KEYS
+    weights, peak, mass = _first_tile(
+        query, none, source, rooms, first, position, window, scale_log2, tiles, WINDOW, KEYS, STAGES, PAGE_ROWS
     )  # fmt: skip
-    gl.thread_barrier()
-    row = _first_row(table, key_begin, STAGES, tiles, KEYS, PAGE_ROWS)
-    _fetch(key_tiles, row, column, key_arrived.index(0), key_room.index(0), STAGES < tiles)
-    mbarrier.wait(key_arrived.index(1 % STAGES), 1 // STAGES, tiles > 1)
     state = (
         gl.zeros([ROWS, HEAD], gl.float32, layout=totals), gl.convert_layout(weights.to(dtype), operand), peak, mass
     )  # fmt: skip
-    source = (key_tiles, value_tiles, table, key_begin, value_begin, column)
-    rooms = (key_room, value_room, key_arrived, value_arrived)
     state = _walk(
         state, query, none, source, rooms, first, position, window, scale_log2, 1, whole, tiles, False, WINDOW, KEYS,
         STAGES, PAGE_ROWS,
@@ -188,18 +235,6 @@ def hopper_flash_kernel(
         STAGES, PAGE_ROWS,
     )  # fmt: skip
 
-    last = value_room.index((tiles - 1) % STAGES)
-    mbarrier.wait(value_arrived.index((tiles - 1) % STAGES), (tiles - 1) // STAGES & 1)
-    if first + tiles * KEYS > context:  # what lies behind is another context's: times zero it may still be NaN
-        token = first + (tiles - 1) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(1, wide))
-        tile = last.load(wide)
-        last.store(gl.where((token < context)[:, None], tile, gl.zeros_like(tile)))
-        fence_async_shared()
-        gl.thread_barrier()
-    total = warpgroup_mma(weights, last, total, is_async=True)
-    total, _ = warpgroup_mma_wait(0, deps=[total, weights])
-    for stage in gl.static_range(STAGES):
-        mbarrier.invalidate(key_arrived.index(stage))
-        mbarrier.invalidate(value_arrived.index(stage))
+    total = _last_values(total, weights, rooms, first, context, tiles, wide, KEYS, STAGES)
     total = total / gl.convert_layout(mass, gl.SliceLayout(1, totals))[:, None]
     gl.store(out + at, gl.convert_layout(total.to(dtype), wide), mask=real)
