@@ -62,9 +62,9 @@ PROMPTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("count", "tokens"), [(1, 24), pytest.param(20, 64, marks=pytest.mark.slow)])
-def test_the_packaged_model(count, tokens):
-    """SmolLM2, from the same dequantized GGUF: greedy tokens of each prompt, and all their logits."""
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_packaged_model(count):
+    """SmolLM2, from the same dequantized GGUF: 64 greedy tokens of each prompt, and all their logits."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     ours = LLM("smollm2", dtype="float32", kv_self_test="off", kv_cache_dtype="fp32", kv_cache_memory="8192tok")
@@ -80,7 +80,7 @@ def test_the_packaged_model(count, tokens):
     assert set(missing) <= {"lm_head.weight"}
     assert not unexpected
     theirs.tie_weights()
-    params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
+    params = SamplingParams(max_tokens=64, temperature=0, ignore_eos=True)
     for answer in ours.generate(list(PROMPTS[:count]), params):
         ids = answer.prompt_token_ids + answer.token_ids
         with torch.no_grad():

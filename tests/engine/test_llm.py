@@ -36,7 +36,7 @@ def test_chat_stops_by_itself_and_hits_the_cache_on_the_next_turn(smollm2):
 
 
 def test_a_full_pool_gives_the_same_text_as_an_empty_one(smollm2):
-    questions = [f"Question {n}: what is {n} times {n + 1}? Think step by step." for n in range(3)]
+    questions = [f"Question {n}: what is {n} times {n + 1}? Think step by step." for n in range(4)]
     shared = (
         "You are a careful teacher who explains arithmetic to children with patience and examples. " * 5
     )  # 66 tokens

@@ -46,18 +46,14 @@ def test_a_regex_and_a_choice(client: openai.OpenAI):
     assert complete(choice=["left", "right"]) in ("left", "right")
 
 
-@pytest.mark.parametrize(
-    ("choice", "streamed"), [("required", False), ({"type": "function", "function": {"name": "get_weather"}}, True)]
-)
-def test_a_call_can_be_forced(client: openai.OpenAI, choice, streamed: bool):
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_call_can_be_forced(client: openai.OpenAI, choice):
     given = {"model": "smollm2", "messages": ASKED, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 60,
              "temperature": 0, "parallel_tool_calls": False}  # fmt: skip
     answer = client.chat.completions.create(**given).choices[0]
     (call,) = answer.message.tool_calls
     assert answer.finish_reason == "tool_calls" and call.function.name == "get_weather"
     assert set(json.loads(call.function.arguments)) == {"city"}
-    if not streamed:
-        return
     chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**given, stream=True)]
     parts = [part.function for chunk in chunks for part in chunk.delta.tool_calls or []]
     assert parts[0].name == "get_weather" and chunks[-1].finish_reason == "tool_calls"
