@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,15 @@ def main() -> None:
     parser.add_argument("--ceiling", type=float, default=4597, help="GB/s of a kernel that only reads")
     parser.add_argument("--share", type=float, default=0.985, help="of it that attention reaches")
     given = parser.parse_args()
-    recorded = json.loads(given.steps.read_text())
+    try:
+        _report(given, json.loads(given.steps.read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"`{given.steps}` is not what `throughput.py --steps` writes: {error!r}")
+    except CapacityError as error:
+        sys.exit(f"{error}; the set's longest have 2048 + 512")
+
+
+def _report(given: argparse.Namespace, recorded: dict[str, Any]) -> None:
     per_token = recorded["bytes_per_token"] / (given.ceiling * given.share * 1e6)
     costs = Costs.of(recorded["steps"], per_token)
     took = sum(step[3] for step in recorded["steps"]) / 1e3

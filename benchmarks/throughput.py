@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ from octavo.engine.options import EngineOptions
 __all__ = ["main"]
 
 
-def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> tuple[dict[str, Any], StepRecorder]:
-    """A few short requests first, untimed; then the jobs."""
+def row(loaded: LoadedEngine, jobs: list[Job], until: float, recorder: StepRecorder | None = None) -> dict[str, Any]:
+    """A few short requests first, untimed; then the jobs, noted by `recorder` if there is one."""
     engine, cache = loaded.engine, loaded.facts
     run_jobs(engine, [Job(min(300, cache.max_model_len // 2), 8)] * 4, float("inf"))
     timed = _times(engine)
-    with StepRecorder(engine) as recorder:
+    with recorder or nullcontext():
         records, run = run_jobs(engine, jobs, until)
     found = {**run, **summary(records, run["duration"])}
     found |= {
@@ -50,7 +51,7 @@ def row(loaded: LoadedEngine, jobs: list[Job], until: float) -> tuple[dict[str, 
     if loaded.weights.device != "cpu":
         found["reserved_bytes"] = torch.cuda.memory_reserved()
         found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-    return found, recorder
+    return found
 
 
 def _times(engine: Engine) -> dict[str, float] | None:
@@ -89,11 +90,10 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     before = time.perf_counter()
     loaded = build_engine(_options(given, name, dtype), weights)
-    built = time.perf_counter() - before
-    measured, recorder = row(loaded, jobs, end)
-    found: dict[str, Any] = {"build_seconds": built, **measured}
-    if given.steps is not None:
-        about = {key: measured[key] for key in ("pool_tokens", "bytes_per_token")}
+    built, recorder = time.perf_counter() - before, None if given.steps is None else StepRecorder(loaded.engine)
+    found: dict[str, Any] = {"build_seconds": built, **row(loaded, jobs, end, recorder)}
+    if recorder is not None:
+        about = {key: found[key] for key in ("pool_tokens", "bytes_per_token")}
         recorder.write(given.steps, model=name, kv_cache_dtype=dtype, page_tokens=loaded.facts.page_tokens, **about)
     if profiling:
         found["profile"] = profile(loaded.engine, min(1024, given.max_model_len // 4))

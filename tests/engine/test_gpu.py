@@ -141,16 +141,8 @@ def compiled() -> int:
 
     stores = (store_kernel, store_matrix_kernel, store_wide_kernel)
     prompts = (unpack_kernel, flash_kernel, hopper_flash_kernel)
-    kernels = (
-        attend_kernel,
-        attend_staged_kernel,
-        *prompts,
-        *stores,
-        norm_kernel,
-        silu_mul_kernel,
-        linear_kernel,
-        bring_kernel,
-    )
+    others = (norm_kernel, silu_mul_kernel, linear_kernel, bring_kernel)
+    kernels = (attend_kernel, attend_staged_kernel, *prompts, *stores, *others)
     return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
 
 

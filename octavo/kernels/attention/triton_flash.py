@@ -16,7 +16,7 @@ from torch import Tensor
 from octavo.kernels.ahead import launch
 from octavo.kernels.rows import Chunks
 
-__all__ = ["FlashCut", "flash", "flash_kernel", "heads_together", "how", "own_block"]
+__all__ = ["FlashCut", "arguments", "flash", "flash_kernel", "heads_together", "own_block"]
 
 _LOG2_E = 1.4426950408889634
 
@@ -43,7 +43,7 @@ def flash(
     """Attention of `chunks` into `out` `[chunks.tokens, H, D]`. q as `out`, fp32 or of its type; keys and values
     `[chunks.context_tokens, G, D]` of the type of `out`; `max_query` tokens in the longest chunk, or more."""
     _, kv_heads, head_dim = keys.shape
-    grid, laid, constants = how(out, chunks, max_query, kv_heads, softmax_scale, window, cut)
+    grid, laid, constants = arguments(out, chunks, max_query, kv_heads, softmax_scale, window, cut)
     if cut.overlapped:
         from octavo.kernels.attention.triton_flash_hopper import hopper_flash_kernel, hopper_tiles
 
@@ -59,7 +59,7 @@ def flash(
     )  # fmt: skip
 
 
-def how(
+def arguments(
     out: Tensor, chunks: Chunks, max_query: int, kv_heads: int, softmax_scale: float, window: int | None, cut: FlashCut
 ) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
     """Grid, arguments from `out` on, and constants of either kernel."""

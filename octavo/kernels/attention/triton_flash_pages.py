@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from octavo.kernels.ahead import launch
-from octavo.kernels.attention.triton_flash import FlashCut, how
+from octavo.kernels.attention.triton_flash import FlashCut, arguments
 from octavo.kernels.rows import Rows
 from octavo.kv.pool import LayerPages
 from octavo.kv.tile_codec import tiles_of
@@ -40,7 +40,7 @@ def flash_pages(
     matrix = layer.pages.view(out.dtype).view(-1, width)
     key_row, value_row = (slots[0].offset // (2 * width) for slots in (layout.key_slots, layout.value_slots))
     tiles = hopper_tiles(matrix[key_row:], cut.keys, width)
-    grid, laid, constants = how(out, chunks, rows.max_query, layout.kv_heads, softmax_scale, window, cut)
+    grid, laid, constants = arguments(out, chunks, rows.max_query, layout.kv_heads, softmax_scale, window, cut)
     launch(
         hopper_flash_kernel, grid, q, tiles, tiles, *laid, rows.block_tables, rows.block_tables.stride(0), rows.singles,
         PAGE_ROWS=layout.page_bytes // (2 * width), HEAD_ROWS=layout.head_bytes // (2 * width),
