@@ -199,6 +199,36 @@ def hadamard_rows(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return x * (1.0 / WIDTH**0.5)
 
 
+@triton.jit
+def _finish(
+    state, out, partial, stats, arrived, row, live, split, splits, total_rows, VALUE_DIMS: tl.constexpr,
+    VALUE_AFFINE: tl.constexpr, UNROTATE: tl.constexpr, SPLIT: tl.constexpr, FLIP: tl.constexpr, BOTH: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Merge what the splits of a context left, undo V's rotation, write."""
+    total, peak, mass, offset = state
+    if FLIP:
+        total = tl.trans(total)
+    if BOTH == 2:
+        high, low = _unstack(total, ROWS, WIDTH)
+        total = high + low
+    if VALUE_AFFINE:
+        total += offset[:, None]
+    last = True
+    if SPLIT:
+        arrived += tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+        last, total, mass = merge_row_block(
+            total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
+        )
+    if last:
+        total = total / mass[:, None]
+        if UNROTATE:
+            total = hadamard_rows(total, ROWS, WIDTH)
+        dims = VALUE_DIMS(tl.arange(0, WIDTH), HEAD, WIDTH)
+        real = live[:, None] & ((dims >= 0) & (dims < HEAD))[None, :]
+        tl.store(out + row[:, None] * HEAD + dims[None, :], total, mask=real)
+
+
 # none of these may compile a kernel anew: they change with the batch and with the length of a context
 @triton.jit(do_not_specialize=["table_stride", "total_rows", "window", "first_sequence"])
 def attend_kernel(
@@ -296,23 +326,7 @@ def attend_kernel(
                 VALUE_COMPUTE, KEY_AFFINE, VALUE_AFFINE, HEAD, WIDTH, ROWS, TILE, PLAIN, WINDOW, FLIP, PAIRS,
             )  # fmt: skip
 
-    if FLIP:
-        total = tl.trans(total)
-    if BOTH == 2:
-        high, low = _unstack(total, ROWS, WIDTH)
-        total = high + low
-    if VALUE_AFFINE:
-        total += offset[:, None]
-    last = True
-    if SPLIT:
-        arrived += tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
-        last, total, mass = merge_row_block(
-            total, peak, mass, partial, stats, arrived, row, live, split, splits, total_rows, ROWS, WIDTH
-        )
-    if last:
-        total = total / mass[:, None]
-        if UNROTATE:
-            total = hadamard_rows(total, ROWS, WIDTH)
-        dims = VALUE_DIMS(tl.arange(0, WIDTH), HEAD, WIDTH)
-        real = live[:, None] & ((dims >= 0) & (dims < HEAD))[None, :]
-        tl.store(out + row[:, None] * HEAD + dims[None, :], total, mask=real)
+    _finish(
+        (total, peak, mass, offset), out, partial, stats, arrived, row, live, split, splits, total_rows, VALUE_DIMS,
+        VALUE_AFFINE, UNROTATE, SPLIT, FLIP, BOTH, HEAD, WIDTH, ROWS,
+    )  # fmt: skip
