@@ -34,7 +34,7 @@ def check(dtype: str, chunks: list[tuple[int, int]], heads: int, kv_heads: int, 
     want = attend(q, rows, layer, "reference", head_dim**-0.5, window)
     for compute in (None, torch.bfloat16):
         for _ in range(2):  # the second finds the counters as the first left them
-            tiling = StagedTiling.of(shares, roomy=more.get("roomy", False), stages=more.get("stages", 1))
+            tiling = StagedTiling.of(shares, places=more.get("places", 0), stages=more.get("stages", 1))
             got = launch(q, replace(rows, compute=compute), layer, head_dim**-0.5, window, None, tiling)
             assert got.isfinite().all()
             assert relative(got, want) < 3e-3
@@ -78,10 +78,23 @@ def test_two_stages(dtype: str):
     check(dtype, CHUNKS["mixed"], 8, 2, 128, 5, stages=2)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4,int8"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("dtype", "places"), [("int8", 4), ("int8", 10), ("int4,int8", 4), ("int4", 8), ("bf16", 2)])
 @pytest.mark.parametrize("shares", [0, 5])
-def test_more_room_than_needed(dtype: str, shares: int):
-    check(dtype, CHUNKS["decode"], 8, 2, 128, shares, roomy=True)
+def test_places(monkeypatch, dtype: str, places: int, head_dim: int, shares: int):
+    """As many programs as there are places for find room on a multiprocessor, and no more."""
+    check(dtype, CHUNKS["decode"], 8, 2, head_dim, shares, places=places)
+    taken = []
+
+    def compiled(kernel, grid, *args, **kwargs):
+        taken.append(kernel.run(*args, grid=grid, warmup=True, **kwargs).metadata.shared + 1024)
+
+    monkeypatch.setattr("octavo.kernels.attention.triton.launch", compiled)
+    layer, rows = filled(dtype, [(1, 70)], 2, head_dim), to_device(make_rows([(1, 70)], 2))
+    q = torch.randn(1, 8, head_dim, device=DEVICE)
+    launch(q, rows, layer, head_dim**-0.5, None, None, StagedTiling.of(shares, places=places))
+    there = torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor
+    assert [there // each for each in taken] == [places]
 
 
 @pytest.mark.parametrize("shares", [0, 3])

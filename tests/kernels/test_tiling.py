@@ -35,20 +35,33 @@ def test_programs_of_staged_pages(codec, kv_heads: int):
         assert cut.rows == ROW_BLOCKS[0] and cut.warps == cut.splits == 1
         assert cut.shares <= 1 or cut.shares * kv_heads <= most * 132
         assert not cut.early or cut.shares > 0
+        assert cut.shares <= 1 or cut.shares * kv_heads <= cut.places * 132
 
 
 def test_what_was_measured():
     of = StagedTiling.of
-    assert [tiling(CODES, sequences) for sequences in (1, 33)] == [of(66, early=True)] * 2
-    assert [tiling(CODES, sequences) for sequences in (34, 230)] == [of(132, early=True)] * 2
-    assert [tiling(CODES, sequences) for sequences in (231, 500)] == [of(0, roomy=True)] * 2
-    assert [tiling(CODES, sequences, 32) for sequences in (9, 57)] == [of(33, early=True)] * 2
+    assert [tiling(CODES, sequences) for sequences in (1, 33)] == [of(66, early=True, places=4)] * 2
+    assert [tiling(CODES, sequences) for sequences in (34, 230)] == [of(132, early=True, places=8)] * 2
+    assert [tiling(CODES, sequences) for sequences in (231, 500)] == [of(0, places=10)] * 2
+    assert [tiling(CODES, sequences, 32) for sequences in (9, 57)] == [of(33, early=True, places=8)] * 2
     several = [tiling(CODES, sequences, head_bytes=8704) for sequences in (16, 17, 500)]
-    assert several == [of(66, early=True), of(132, early=True), of(0)]
+    assert several == [of(66, early=True, places=4), of(132, early=True, places=8), of(0)]
     assert [tiling(CODES, sequences, head_bytes=8704).shares for sequences in (329, 330)] == [132, 0]
-    assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True)] * 2
-    assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66)] * 2
+    assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True, places=2)] * 2
+    assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66, early=True, places=4)] * 2
     assert not isinstance(tiling(FLOATS, 98, 32), StagedTiling) and tiling(FLOATS, 99, 32) == of(0)
+
+
+@pytest.mark.parametrize("shares", [0, 5])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("number_bytes", "places"), [(0.5, 4), (0.5, 10), (1, 4), (1, 8), (1, 10), (2, 2), (2, 4)])
+def test_no_more_programs_than_there_are_places(number_bytes: float, places: int, head_dim: int, shares: int):
+    page_bytes = int(64 * (2 * head_dim * number_bytes + 8))
+    cut = StagedTiling.of(shares, places=places)
+    merging = 8 * head_dim * 4 / 1024 if shares else 0
+    taken = page_bytes / 1024 + merging + 1 + cut.padding(page_bytes, head_dim, 228)
+    assert places * taken <= 228 < (places + 1) * taken
+    assert StagedTiling.of(shares).padding(page_bytes, head_dim, 228) == 0
 
 
 def test_what_is_not_staged():

@@ -36,20 +36,32 @@ class StagedTiling(Tiling):
     """programs of a KV head among which all pages are dealt out evenly; 0: one program a context"""
     early: bool = False
     """programs begin before the launch before them has ended"""
-    roomy: bool = False
-    """each takes more shared memory than it needs, so that fewer live on a multiprocessor"""
+    places: int = 0
+    """so many programs at most live on a multiprocessor, since each takes more shared memory than it needs; 0: as many
+    as there is room for"""
 
     @classmethod
-    def of(cls, shares: int, early: bool = False, roomy: bool = False, stages: int = 1) -> "StagedTiling":
+    def of(cls, shares: int, early: bool = False, places: int = 0, stages: int = 1) -> "StagedTiling":
         return cls(
-            rows=ROW_BLOCKS[0], tile=64, splits=1, warps=1, stages=stages, shares=shares, early=early, roomy=roomy
+            rows=ROW_BLOCKS[0], tile=64, splits=1, warps=1, stages=stages, shares=shares, early=early, places=places
         )
+
+    def padding(self, page_bytes: int, head_dim: int, shared_kib: int) -> int:
+        """KiB of shared memory that a program takes beyond what it needs for a head's page of `page_bytes`, such that
+        just `places` of them fit into a multiprocessor's `shared_kib`: the middle of what does that."""
+        if not self.places:
+            return 0
+        merging = self.rows * head_dim * 4 if self.shares else 0
+        own = (self.stages * page_bytes + merging) / 1024 + 1  # which the system takes
+        return max(0, round((shared_kib / self.places + shared_kib / (self.places + 1)) / 2 - own))
 
 
 @dataclass(frozen=True)
 class Chip:
     processors: int
     has_bulk_copy: bool
+    shared_kib: int = 228
+    """of a multiprocessor's memory"""
 
 
 def padded(number: int) -> int:
@@ -85,22 +97,22 @@ def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool
     """Measured on an H200 over contexts of one length and of many (docs/kernels.md).
 
     Few contexts are shared by four programs a multiprocessor, or two where they are floats; more of them by eight, as
-    many as live there and merge, or four of floats. What few are depends on how long a page takes. Four of floats begin
-    late: while the launch before still runs, programs that do not fill the chip come to lie unevenly. Many contexts
-    have a program each; where all are of one length, ten a multiprocessor take less time than the thirteen of int8 that
-    it would hold, and int4 gains from being dealt out for longer. Between four and 24 programs of floats a
-    multiprocessor the other kernel is as fast, and faster where all are of one length.
+    many as live there and merge, or four of floats. What few are depends on how long a page takes. No more than these
+    fit on a multiprocessor: while the launch before still runs on some of them, the others would take more, and be the
+    last to end. Many contexts have a program each; where all are of one length, ten a multiprocessor take less time
+    than the thirteen of int8 that it would hold, and int4 gains from being dealt out for longer. Between four and 24
+    programs of floats a multiprocessor the other kernel is as fast, and faster where all are of one length.
     """
     few = programs <= (1 if small else 2) * processors
     if programs >= (24 if not one_warp else 20 if small else 14) * processors:
-        return StagedTiling.of(0, roomy=one_warp and not small)
+        return StagedTiling.of(0, places=10 if one_warp and not small else 0)
     if one_warp:
         places = 4 if few else 8
     elif programs <= 4 * processors:
         places = 2 if few else 4
     else:
         return None
-    return StagedTiling.of(max(1, places * processors // kv_heads), early=one_warp or few)
+    return StagedTiling.of(max(1, places * processors // kv_heads), early=True, places=places)
 
 
 @lru_cache(4096)  # every layer of a step asks the same

@@ -39,7 +39,8 @@ def _chip(device: torch.device) -> Chip:
     if device.type != "cuda":
         return Chip(processors=2, has_bulk_copy=False)
     properties = torch.cuda.get_device_properties(device)
-    return Chip(properties.multi_processor_count, properties.major >= 9)
+    shared_kib = properties.shared_memory_per_multiprocessor >> 10
+    return Chip(properties.multi_processor_count, properties.major >= 9, shared_kib)
 
 
 def _compute(name: str) -> tl.dtype:
@@ -107,18 +108,20 @@ def _staged_constants(layer: LayerPages, q: Tensor, tiling: StagedTiling) -> dic
     layout, plan = layer.layout, layer.plan
     key, value = tiles_of(plan.key.scheme), tiles_of(plan.value.scheme)
     item = 1 if key.key_compute == "int8" else 2
+    key_row, value_row = layout.key_slots[0].row_bytes, layout.value_slots[0].row_bytes
+    page_bytes = layout.page_tokens * (key_row + value_row + 4 * 2)  # scales and midpoints have room in any case
     return {
         "KEYS_OF": key.keys_of,
         "VALUES_OF": value.values_of,
         "KEY_AT": layout.key_slots[0].offset,
         "VALUE_AT": layout.value_slots[0].offset,
         "META_AT": layout.key_slots[1].offset if key.affine else None,
-        "KEY_ROW": layout.key_slots[0].row_bytes // item,
-        "VALUE_ROW": layout.value_slots[0].row_bytes // item,
+        "KEY_ROW": key_row // item,
+        "VALUE_ROW": value_row // item,
         "COMPUTE": getattr(tl, key.key_compute),
         "LEAST": LEAST_PAGES,
         "SHARED": tiling.shares > 0,
-        "META_ROWS": 32 if tiling.roomy else 4,
+        "PAD": tiling.padding(page_bytes, q.shape[2], _chip(q.device).shared_kib),
         **(follows(q.device) if tiling.early else {"EARLY": False}),
     }
 

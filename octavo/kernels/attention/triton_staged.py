@@ -221,7 +221,7 @@ def attend_staged_kernel(
     KEY_ROW: gl.constexpr, VALUE_ROW: gl.constexpr, COMPUTE: gl.constexpr, KEY_FACTOR: gl.constexpr,
     UNROTATE: gl.constexpr, PAGE_BYTES: gl.constexpr, HEAD_BYTES: gl.constexpr, KV_HEADS: gl.constexpr,
     GROUP: gl.constexpr, HEAD: gl.constexpr, PAGE: gl.constexpr, SHARED: gl.constexpr, LEAST: gl.constexpr,
-    META_ROWS: gl.constexpr, WINDOW: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr, num_warps: gl.constexpr,
+    PAD: gl.constexpr, WINDOW: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """As `attend_kernel`, for row blocks of 8; grid (KV_HEADS * row blocks, sequences), or with SHARED (KV_HEADS * row
     blocks, programs among which all pages are dealt out: triton_staged_shares.py)."""
@@ -229,8 +229,10 @@ def attend_staged_kernel(
     group, first_row = gl.program_id(0) // blocks, gl.program_id(0) % blocks * ROWS
     keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], room_layout(KEY_ROW, PAGE, COMPUTE, False))
     values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
-    meta = gl.allocate_shared_memory(gl.float16, [STAGES, META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    planes = meta._reinterpret(gl.float16, [STAGES * META_ROWS, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    if PAD > 0:  # nobody reads it: programs of this size are fewer on a multiprocessor
+        pad = gl.allocate_shared_memory(gl.int8, [PAD, 1024], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     # each part waits for a barrier: a microsecond or two where programs are few, nothing where many live side by side
     PART: gl.constexpr = PAGE if SHARED else _PART
     rooms = (keys, values, meta, planes, parts_of_room(keys, PART, False), parts_of_room(values, PART, True))
@@ -262,3 +264,5 @@ def attend_staged_kernel(
             rooms, KEYS_OF, VALUES_OF, ARRANGE, KEY_DIMS, VALUE_DIMS, KEY_AT, VALUE_AT,
             META_AT, KEY_FACTOR, UNROTATE, PAGE_BYTES, KV_HEADS, GROUP, HEAD, SHARED, WINDOW, STAGES, EARLY,
         )  # fmt: skip
+    if PAD > 0:
+        pad._keep_alive()
