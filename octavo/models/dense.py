@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from octavo.kernels.activation import silu_mul
 from octavo.kernels.attention import attend
 from octavo.kernels.norm import add_norm, norm
 from octavo.kernels.norm.reference import rms_norm
@@ -96,7 +95,7 @@ class Mlp:
         self.down = Linear(load(f"{name}down_proj.weight"), biases("down"))
 
     def __call__(self, hidden: Tensor, impl: str = "reference") -> Tensor:
-        return self.down.in_parts(silu_mul(self.gate_up(hidden, impl), impl), impl)
+        return self.down.in_parts(self.gate_up.gated(hidden, impl), impl)
 
 
 class DenseDecoder:
@@ -131,8 +130,9 @@ class DenseDecoder:
     def try_products(self, rows: int, impl: str, head: bool) -> None:
         """Each product of a layer once, of so many rows, and the head's if `head`; nothing comes of it."""
         _, attention, _, mlp = self.blocks[0]
-        for linear in (attention.qkv, mlp.gate_up, *([self.head] if head else [])):
+        for linear in (attention.qkv, *([self.head] if head else [])):
             linear(self.embedding.new_zeros(rows, linear.in_features), impl)
+        mlp.gate_up.gated(self.embedding.new_zeros(rows, mlp.gate_up.in_features), impl)
         for linear in (attention.out, mlp.down):
             linear.in_parts(self.embedding.new_zeros(rows, linear.in_features), impl)
 

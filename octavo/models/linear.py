@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from octavo.kernels.linear import linear, product_in_parts
+from octavo.kernels.activation import silu_mul
+from octavo.kernels.linear import gated_linear, linear, product_in_parts
 
 __all__ = ["Linear", "missing_rows", "packs", "pad_rows"]
 
@@ -35,6 +36,12 @@ class Linear:
         count = len(x)
         padded = functional.pad(x, (0, 0, 0, -count % _INVARIANT_ROWS))
         return torch.cat([self._product(part, "reference") for part in padded.split(_INVARIANT_ROWS)])[:count]
+
+    def gated(self, x: Tensor, impl: str) -> Tensor:
+        """`silu(gate) * up`, where y is gate and up side by side: `[T, out / 2]`."""
+        if self.invariant or self._packed is not None:
+            return silu_mul(self(x, impl), impl)
+        return gated_linear(x, self._weight, self.bias, impl)
 
     def in_parts(self, x: Tensor, impl: str) -> Tensor:
         """As a call; or fp32 `[S, T, out]`, of which `add_norm` takes the sum."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.kernels.linear import FEW_ROWS, LINEAR_IMPLS, choose_parts, linear, product_in_parts
+from octavo.kernels.activation import silu_mul
+from octavo.kernels.linear import FEW_ROWS, LINEAR_IMPLS, choose_parts, gated_linear, linear, product_in_parts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -55,6 +56,41 @@ def test_any_cut(block_n: int, block_k: int, splits: int):
     for x in (numbers(9, 832, dtype=torch.float16), numbers(100, 832, dtype=torch.float16)):
         for _ in range(2):  # the counters of the splits are left as they were found
             assert_product(cut(x, weight, None, tiling), x, weight, None)
+
+
+@triton_runs
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("features", "width"), [(64, 64), (100, 192), (192, 576), (11008, 64)])
+@pytest.mark.parametrize("rows", [1, 8, 17, 64])
+def test_gates_in_one_launch(rows: int, features: int, width: int, dtype: torch.dtype, biased: bool):
+    """What is gated is what two launches compute, to the bit."""
+    x, weight = numbers(rows, width, dtype=dtype), numbers(features, width, dtype=dtype)
+    bias = numbers(features, dtype=dtype) if biased else None
+    got = gated_linear(x, weight, bias, "triton")
+    assert got.shape == (rows, features // 2)
+    assert torch.equal(got, silu_mul(linear(x, weight, bias, "triton"), "triton"))
+
+
+@triton_runs
+@pytest.mark.parametrize("splits", [1, 2, 3])
+@pytest.mark.parametrize(("block_n", "block_k"), [(16, 64), (32, 128), (64, 256)])
+def test_gates_however_cut(block_n: int, block_k: int, splits: int):
+    from octavo.kernels.linear.triton import Tiling
+    from octavo.kernels.linear.triton import linear as cut
+
+    weight, tiling = numbers(200, 832, dtype=torch.float16), Tiling(block_n, block_k, splits, 2, 3)
+    for x in (numbers(9, 832, dtype=torch.float16), numbers(100, 832, dtype=torch.float16)):
+        for _ in range(2):
+            want = silu_mul(cut(x, weight, None, tiling), "triton")
+            assert torch.equal(cut(x, weight, None, tiling, gates=True), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gates_by_the_library(dtype: torch.dtype):
+    x, weight = numbers(70, 96, dtype=dtype), numbers(128, 96, dtype=dtype)
+    want = silu_mul(linear(x, weight, None, "reference"), "reference")
+    assert torch.equal(gated_linear(x, weight, None, "reference"), want)
 
 
 @triton_runs

@@ -83,9 +83,7 @@ def choose_tiling(
     resident = (12 if rows == 8 else 8) if one_warp else 4  # programs a multiprocessor holds: measured, not derived
     small = head_bytes <= _SMALL_BYTES
     if stageable and rows == ROW_BLOCKS[0]:
-        staged = _choose_staged(programs, kv_heads, chip.processors, one_warp, small)
-        if staged is not None:
-            return staged
+        return _choose_staged(programs, kv_heads, chip.processors, one_warp, small)
     splits = _choose_splits(programs, pages, resident * chip.processors, small)
     if one_warp:
         # int4's few bytes leave memory idle between a program's loads
@@ -93,26 +91,29 @@ def choose_tiling(
     return Tiling(rows, 32 if exact else 64, splits, 2, 1 if exact else 2)
 
 
-def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool, small: bool) -> StagedTiling | None:
-    """Measured on an H200 over contexts of one length and of many (docs/kernels.md).
+def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool, small: bool) -> StagedTiling:
+    """Measured on an H200 over contexts of one length and of many, between the products of a layer (docs/kernels.md).
 
     Few contexts are shared by four programs a multiprocessor, or two where they are floats; more of them by eight, as
     many as live there and merge, or four of floats. What few are depends on how long a page takes. No more than these
     fit on a multiprocessor: while the launch before still runs on some of them, the others would take more, and be the
-    last to end. Many contexts have a program each; where all are of one length, ten a multiprocessor take less time
-    than the thirteen of int8 that it would hold, and int4 gains from being dealt out for longer. Between four and 24
-    programs of floats a multiprocessor the other kernel is as fast, and faster where all are of one length.
+    last to end. Eight codes begin early only where contexts are few: they take all registers, and the launch before has
+    some.
+
+    Many contexts have a program each. Where all are of one length, ten a multiprocessor take less time than the
+    thirteen of int8 that it would hold, and int4 gains from being dealt out for longer; floats are four at a time,
+    unless there are very many.
     """
-    few = programs <= (1 if small else 2) * processors
-    if programs >= (24 if not one_warp else 20 if small else 14) * processors:
-        return StagedTiling.of(0, places=10 if one_warp and not small else 0)
     if one_warp:
-        places = 4 if few else 8
-    elif programs <= 4 * processors:
-        places = 2 if few else 4
+        if programs >= (20 if small else 14) * processors:
+            return StagedTiling.of(0, places=0 if small else 10)
+        places = 4 if programs <= (1 if small else 2) * processors else 8
+    elif programs > 4 * processors:
+        return StagedTiling.of(0, early=True, places=4 if programs <= 32 * processors else 0)
     else:
-        return None
-    return StagedTiling.of(max(1, places * processors // kv_heads), early=True, places=places)
+        places = 2 if programs <= 2 * processors else 4
+    early = programs <= 4 * processors
+    return StagedTiling.of(max(1, places * processors // kv_heads), early=early, places=places)
 
 
 @lru_cache(4096)  # every layer of a step asks the same

@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from octavo.base.table import Table
+from octavo.kernels.activation import silu_mul
 from octavo.kernels.linear import reference
 
-__all__ = ["FEW_ROWS", "LINEAR_IMPLS", "choose_parts", "linear", "product_in_parts"]
+__all__ = ["FEW_ROWS", "LINEAR_IMPLS", "choose_parts", "gated_linear", "linear", "product_in_parts"]
 
 FEW_ROWS = (16, 32, 64)
 """rows of x, padded up to one of these, that the GPU's own kernel is compiled for; more are the library's"""
@@ -28,6 +29,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, impl: str) -> Tensor:
     on how many others there are; a model that must not sees to it that there are always as many.
     """
     return LINEAR_IMPLS[impl](x, weight, bias)
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, impl: str) -> Tensor:
+    """`silu_mul` of `linear`, to the same bits, for a weight `[2 F, K]` of gates and what they are for -> `[T, F]`. Of
+    few rows on a GPU it is one launch."""
+    if impl == "triton":
+        from octavo.kernels.linear import triton
+
+        if triton.takes(x, weight):
+            return triton.linear(x, weight, bias, gates=True)
+    return silu_mul(linear(x, weight, bias, impl), impl)
 
 
 def product_in_parts(x: Tensor, weight: Tensor, impl: str) -> Tensor:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.kernels.activation.triton import gated
 from octavo.kernels.ahead import counters, follows, launch
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.triton_early import after_previous
@@ -49,12 +50,16 @@ def choose_tiling(rows: int, features: int) -> Tiling:
 def linear_kernel(
     x, weight, bias, out, partial, arrived, rows, features, width, x_stride,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, BIAS: tl.constexpr, COMPUTE: tl.constexpr, EARLY: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, BIAS: tl.constexpr, GATED: tl.constexpr, COMPUTE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """x `[rows, width]`, weight `[features, width]`, out `[rows, features]`; grid (blocks of features, SPLITS). With
-    splits, of the programs of a block the last to finish adds up what all left, in order."""
+    splits, of the programs of a block the last to finish adds up what all left, in order. GATED: a block is as many
+    gates as values that they are for, in turn, and out `[rows, features / 2]`."""
     tile, split = tl.program_id(0), tl.program_id(1)
     n, m, k = tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
+    if GATED:
+        n = tl.where(n < features, n // 2 + n % 2 * (features // 2), features)
     share = tl.cdiv(tl.cdiv(width, BLOCK_K), SPLITS) * BLOCK_K
     begin = split * share
     end = tl.minimum(begin + share, width)
@@ -89,7 +94,22 @@ def linear_kernel(
     if last:
         if BIAS:
             total += tl.load(bias + n, mask=n < features, other=0.0).to(tl.float32)[None, :]
-        tl.store(out + at_out, total.to(out.dtype.element_ty), mask=real)
+        y = total.to(out.dtype.element_ty)
+        if GATED:
+            _store_gated(y, out, tile, rows, features // 2)
+        else:
+            tl.store(out + at_out, y, mask=real)
+
+
+@triton.jit
+def _store_gated(y, out, tile, rows, features):
+    """`silu_mul` of y `[ROWS, BLOCK_N]`, of whose columns every other one is a gate; rounded as there."""
+    ROWS: tl.constexpr = y.shape[0]
+    COUNT: tl.constexpr = y.shape[1] // 2
+    gate, up = tl.split(y.reshape(ROWS, COUNT, 2))
+    m, n = tl.arange(0, ROWS), tile * COUNT + tl.arange(0, COUNT)
+    at = m[:, None].to(tl.int64) * features + n[None, :]
+    tl.store(out + at, gated(gate, up), mask=(m < rows)[:, None] & (n < features)[None, :])
 
 
 @cache
@@ -107,18 +127,21 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     )  # fmt: skip
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None) -> Tensor:
-    """As `octavo.kernels.linear.linear`, where `takes` says so; with a `tiling` for more rows, too."""
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None, gates: bool = False
+) -> Tensor:  # fmt: skip
+    """As `octavo.kernels.linear.linear`, or with `gates` as `gated_linear`, where `takes` says so; with a `tiling` for
+    more rows, too."""
     (rows, width), features = x.shape, len(weight)
     block = next((size for size in FEW_ROWS if size >= rows), triton.next_power_of_2(rows))
     cut = tiling or choose_tiling(block, features)
-    out = x.new_empty(rows, features)
+    out = x.new_empty(rows, features // 2 if gates else features)
     partial = x.new_empty(cut.splits * rows * features, dtype=torch.float32) if cut.splits > 1 else out
     launch(
         linear_kernel, (triton.cdiv(features, cut.block_n), cut.splits), x, weight, weight if bias is None else bias,
         out, partial, counters(x), rows, features, width, x.stride(0),
         ROWS=block, BLOCK_N=cut.block_n, BLOCK_K=cut.block_k, SPLITS=cut.splits, STAGES=cut.stages,
-        EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None,
+        EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None, GATED=gates,
         COMPUTE=tl.float32 if _INTERPRETED else _COMPUTE[x.dtype],
         num_warps=cut.warps, num_stages=cut.stages, **follows(x.device),
     )  # fmt: skip
