@@ -6,9 +6,9 @@ registers, by splits of a context; with staged pages, one program a context, and
 many programs a multiprocessor; and as the engine cuts it. The floor is the bytes of the pages over what a kernel that
 only reads reaches. Each launch begins when the one before it has ended.
 
-`--layer`: between the product and the store before it and the product behind it, as a decoder's layer has them (4096
-wide), all in one time; begun when the store has ended, early, and early with no more programs on a multiprocessor than
-are meant to be there. Only this says what beginning early is worth.
+`--layer`: the time of a product, a store, attention and another product, as a decoder's layer has them (4096 wide);
+attention begun when the store has ended, early, and early with no more programs on a multiprocessor than are meant to
+be there. Only this says what beginning early is worth.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from benchmarks.kernels import Case, launched_in_turn, make_layers, make_rows, r
 from octavo.kernels.ahead import compile_ahead
 from octavo.kernels.attention import triton as attention
 from octavo.kernels.attention.tiling import StagedTiling, Tiling
-from octavo.kernels.linear import linear
+from octavo.kernels.linear import FEW_ROWS, linear
 from octavo.kernels.rows import Rows
 from octavo.kernels.store import store
 from octavo.kv.pool import LayerPages
@@ -89,6 +89,8 @@ def cuts_in_a_layer(case: Case, processors: int) -> dict[str, Tiling]:
     cuts: dict[str, Tiling] = {"whole": whole, "whole, early": replace(whole, early=True)}
     if case.dtype == "bf16":
         cuts |= {"registers": Tiling(8, 64, 1, 2, 2), "whole, early, 4 and no more": of(0, early=True, places=4)}
+    if case.dtype == "int8":
+        cuts |= {"whole, 10 and no more": of(0, places=10), "whole, early, 10 and no more": of(0, True, places=10)}
     for places in SHARES[case.dtype]:
         shares = places * processors // case.kv_heads
         cuts[f"{places} dealt out"] = of(shares)
@@ -153,13 +155,16 @@ def measure_layer(case: Case, ceiling: float, uneven: bool) -> dict[str, Any]:
 
 
 def compile_layers() -> None:
-    """Side by side, what `measure_layer` will run: of each cache and shape of heads the same kernels."""
+    """Side by side, the kernels of `measure_layer`: of each cache and shape of heads every cut, and products of all
+    numbers of rows for which there is one."""
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
     with compile_ahead(16):
         for dtype in SHARES:
             for kv_heads, group in ((32, 1), (8, 4)):
-                layer = Layer(Case(dtype, 1, kv_heads, group, 512), False, 1)
-                for cut in cuts_in_a_layer(layer.case, 132).values():
-                    layer.run(0, cut)
+                for rows in FEW_ROWS:
+                    layer = Layer(Case(dtype, rows, kv_heads, group, 64), False, 1)
+                    for cut in cuts_in_a_layer(layer.case, processors).values() if rows == FEW_ROWS[0] else [None]:
+                        layer.run(0, cut)
 
 
 def sweep(ceiling: float, one: Callable[[Case, float, bool], dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -38,8 +38,8 @@ class Linear:
         return torch.cat([self._product(part, "reference") for part in padded.split(_INVARIANT_ROWS)])[:count]
 
     def gated(self, x: Tensor, impl: str) -> Tensor:
-        """`silu(gate) * up`, where y is gate and up side by side: `[T, out / 2]`."""
-        if self.invariant or self._packed is not None:
+        """`silu(gate) * up` for `[gate, up] = y`: `[T, out / 2]`."""
+        if self.invariant or self._packed is not None or self.out_features < len(self._weight):
             return silu_mul(self(x, impl), impl)
         return gated_linear(x, self._weight, self.bias, impl)
 

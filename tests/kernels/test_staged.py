@@ -8,11 +8,12 @@ import torch
 pytest.importorskip("triton")
 
 from octavo.kernels.attention import attend
-from octavo.kernels.attention.tiling import StagedTiling, Tiling, choose_tiling
+from octavo.kernels.attention.tiling import StagedTiling, Tiling
+from octavo.kernels.attention.triton import _parts, _tiling
 from octavo.kernels.attention.triton import attend as launch
+from octavo.kernels.rows import Rope, ScoreCorrection
 from octavo.kernels.store import store
 from octavo.kv.pool import LayerPages
-from octavo.kv.tile_codec import tiles_of
 from tests.kernels.test_triton_kernels import DEVICE, MIXED, filled, make_rows, relative, to_device
 
 HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability()[0] == 9
@@ -147,15 +148,24 @@ def test_it_begins_before_the_store_has_ended(dtype: str, kv_heads: int, cut: St
         assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
 
 
-def chosen(layer: LayerPages, sequences: int, pages: int) -> Tiling:
-    from octavo.kernels.attention.triton import _chip
+def chosen(layer: LayerPages, sequences: int, correction: ScoreCorrection | None = None, new: int = 1) -> Tiling:
+    rows = to_device(make_rows([(new, 64)] * sequences, 2))
+    q = torch.randn(new * sequences, 4 * layer.layout.kv_heads, layer.layout.head_dim, device=DEVICE)
+    return _tiling(q, rows, _parts(rows)[0], layer, correction)
 
-    codecs = tiles_of(layer.plan.key.scheme), tiles_of(layer.plan.value.scheme)
-    return choose_tiling(codecs, 4, layer.layout.head_bytes, sequences, 8, pages, _chip(torch.device("cuda", 0)), True)
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int8,int4", "bf16"])
+def test_it_is_what_runs(dtype: str):
+    """Whatever the batch, for codes and for 16 bits, up to 8 rows a KV head."""
+    layer = filled(dtype, [(1, 64)], 8, 128)
+    assert all(isinstance(chosen(layer, sequences), StagedTiling) for sequences in (1, 32, 64, 128, 300, 500))
+    assert isinstance(chosen(layer, 4, new=2), StagedTiling)
+    assert not isinstance(chosen(layer, 4, new=3), StagedTiling)
 
 
-def test_it_is_what_runs():
-    """Whatever the batch, for codes and for 16 bits."""
-    for dtype in ("int8", "bf16"):
-        layer = filled(dtype, [(1, 64)], 8, 128)
-        assert all(isinstance(chosen(layer, sequences, 32), StagedTiling) for sequences in (1, 32, 64, 128, 300, 500))
+def test_what_the_other_kernel_takes():
+    assert not isinstance(chosen(filled("fp8", [(1, 64)], 8, 128), 4), StagedTiling)
+    assert not isinstance(chosen(filled("int8", [(1, 64)], 8, 96), 4), StagedTiling)
+    angles = torch.zeros(64, 64, device=DEVICE)
+    correction = ScoreCorrection(angles, angles, Rope(angles, angles))
+    assert not isinstance(chosen(filled("int8", [(1, 64)], 8, 128), 4, correction), StagedTiling)

@@ -39,11 +39,10 @@ def test_what_was_measured():
     assert [tiling(CODES, sequences) for sequences in (1, 33)] == [of(66, early=True, places=4)] * 2
     assert [tiling(CODES, sequences) for sequences in (34, 66)] == [of(132, early=True, places=8)] * 2
     assert [tiling(CODES, sequences) for sequences in (67, 230)] == [of(132, places=8)] * 2
-    assert [tiling(CODES, sequences) for sequences in (231, 461)] == [of(0, places=10)] * 2
-    assert tiling(CODES, 462) == of(0, early=True, places=10)
+    assert [tiling(CODES, sequences) for sequences in (231, 800)] == [of(0, places=10)] * 2
     assert [tiling(CODES, sequences, 32) for sequences in (17, 57)] == [of(33, places=8)] * 2
-    several = [tiling(CODES, sequences, head_bytes=8704) for sequences in (16, 17, 500)]
-    assert several == [of(66, early=True, places=4), of(132, early=True, places=8), of(0, early=True)]
+    several = [tiling(CODES, sequences, head_bytes=8704) for sequences in (16, 17, 500, 660)]
+    assert several == [of(66, early=True, places=4), of(132, early=True, places=8), of(0), of(0, early=True)]
     assert [tiling(CODES, sequences, head_bytes=8704).shares for sequences in (329, 330)] == [132, 0]
     assert [tiling(FLOATS, sequences) for sequences in (1, 33)] == [of(33, early=True, places=2)] * 2
     assert [tiling(FLOATS, sequences) for sequences in (34, 66)] == [of(66, early=True, places=4)] * 2

@@ -7,12 +7,12 @@ from torch import Tensor
 from octavo.kernels.ahead import follows, launch
 from octavo.kernels.triton_early import after_previous
 
-__all__ = ["gated", "silu_mul", "silu_mul_kernel"]
+__all__ = ["gate_tile", "silu_mul", "silu_mul_kernel"]
 
 
 @triton.jit
-def gated(gate, up):
-    """`silu(gate) * up`, silu rounded to their dtype before the product."""
+def gate_tile(gate, up):
+    """`silu(gate) * up` of tiles of one shape and dtype, silu rounded to that dtype before the product."""
     wide = gate.to(tl.float32)
     silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype)
     return (silu.to(tl.float32) * up.to(tl.float32)).to(gate.dtype)
@@ -27,7 +27,7 @@ def silu_mul_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARL
     live = at < WIDTH
     gate = tl.load(gate_up + token * (2 * WIDTH) + at, mask=live, other=0.0)
     up = tl.load(gate_up + token * (2 * WIDTH) + WIDTH + at, mask=live, other=0.0)
-    tl.store(out + token * WIDTH + at, gated(gate, up), mask=live)
+    tl.store(out + token * WIDTH + at, gate_tile(gate, up), mask=live)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

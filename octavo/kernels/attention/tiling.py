@@ -52,7 +52,7 @@ class StagedTiling(Tiling):
         if not self.places:
             return 0
         merging = self.rows * head_dim * 4 if self.shares else 0
-        own = (self.stages * page_bytes + merging) / 1024 + 1  # which the system takes
+        own = (self.stages * page_bytes + merging) / 1024 + 1  # CUDA reserves a KiB for each program
         return max(0, round((shared_kib / self.places + shared_kib / (self.places + 1)) / 2 - own))
 
 
@@ -61,7 +61,7 @@ class Chip:
     processors: int
     has_bulk_copy: bool
     shared_kib: int = 228
-    """of a multiprocessor's memory"""
+    """KiB of a multiprocessor's shared memory"""
 
 
 def padded(number: int) -> int:
@@ -100,15 +100,13 @@ def _choose_staged(programs: int, kv_heads: int, processors: int, one_warp: bool
     last to end. Eight codes begin early only where contexts are few: they take all registers, and the launch before has
     some.
 
-    Many contexts have a program each, and begin early but for int8 of which few follow the first, too few to even out
-    how those lie. Where all are of one length, ten a multiprocessor take less time than the thirteen of int8 that it
-    would hold, and int4 gains from being dealt out for longer; floats are four at a time, unless there are very many.
+    Many contexts have a program each, which begins early for floats, and for int4 where many follow the first. Where
+    all are of one length, ten a multiprocessor take less time than the thirteen of int8 that it would hold, and int4
+    gains from being dealt out for longer; floats are four at a time, unless there are very many.
     """
     if one_warp:
-        if small and programs >= 20 * processors:
-            return StagedTiling.of(0, early=True)
-        if not small and programs >= 14 * processors:
-            return StagedTiling.of(0, early=programs >= 28 * processors, places=10)
+        if programs >= (20 if small else 14) * processors:
+            return StagedTiling.of(0, early=small and programs >= 40 * processors, places=0 if small else 10)
         places = 4 if programs <= (1 if small else 2) * processors else 8
     elif programs > 4 * processors:
         return StagedTiling.of(0, early=True, places=4 if programs <= 32 * processors else 0)

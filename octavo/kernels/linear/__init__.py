@@ -32,13 +32,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, impl: str) -> Tensor:
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, impl: str) -> Tensor:
-    """`silu_mul` of `linear`, to the same bits, for a weight `[2 F, K]` of gates and what they are for -> `[T, F]`. Of
-    few rows on a GPU it is one launch."""
+    """`silu_mul` of `linear`, to the same bits: `[T, F]` for a weight `[2 F, K]`, gate above up. Few rows on a GPU take
+    one launch."""
     if impl == "triton":
-        from octavo.kernels.linear import triton
+        from octavo.kernels.linear import triton  # Triton loads only where it is used
 
         if triton.takes(x, weight):
-            return triton.linear(x, weight, bias, gates=True)
+            return triton.linear(x, weight, bias, gated=True)
     return silu_mul(linear(x, weight, bias, impl), impl)
 
 

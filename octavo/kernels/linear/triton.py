@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.activation.triton import gated
+from octavo.kernels.activation.triton import gate_tile
 from octavo.kernels.ahead import counters, follows, launch
 from octavo.kernels.linear import FEW_ROWS
 from octavo.kernels.triton_early import after_previous
@@ -54,8 +54,8 @@ def linear_kernel(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """x `[rows, width]`, weight `[features, width]`, out `[rows, features]`; grid (blocks of features, SPLITS). With
-    splits, of the programs of a block the last to finish adds up what all left, in order. GATED: a block is as many
-    gates as values that they are for, in turn, and out `[rows, features / 2]`."""
+    splits, of the programs of a block the last to finish adds up what all left, in order. GATED: the weight is
+    gate above up, a block takes rows of both in turn, and out is `[rows, features / 2]`."""
     tile, split = tl.program_id(0), tl.program_id(1)
     n, m, k = tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
     if GATED:
@@ -103,13 +103,13 @@ def linear_kernel(
 
 @triton.jit
 def _store_gated(y, out, tile, rows, features):
-    """`silu_mul` of y `[ROWS, BLOCK_N]`, of whose columns every other one is a gate; rounded as there."""
+    """`silu_mul` of y `[ROWS, BLOCK_N]`, whose columns are of gate and of up in turn; rounded as there."""
     ROWS: tl.constexpr = y.shape[0]
     COUNT: tl.constexpr = y.shape[1] // 2
     gate, up = tl.split(y.reshape(ROWS, COUNT, 2))
     m, n = tl.arange(0, ROWS), tile * COUNT + tl.arange(0, COUNT)
     at = m[:, None].to(tl.int64) * features + n[None, :]
-    tl.store(out + at, gated(gate, up), mask=(m < rows)[:, None] & (n < features)[None, :])
+    tl.store(out + at, gate_tile(gate, up), mask=(m < rows)[:, None] & (n < features)[None, :])
 
 
 @cache
@@ -128,20 +128,20 @@ def takes(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None, gates: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling | None = None, gated: bool = False
 ) -> Tensor:  # fmt: skip
-    """As `octavo.kernels.linear.linear`, or with `gates` as `gated_linear`, where `takes` says so; with a `tiling` for
+    """As `octavo.kernels.linear.linear`, or, `gated`, as `gated_linear`, where `takes` says so; with a `tiling` for
     more rows, too."""
     (rows, width), features = x.shape, len(weight)
     block = next((size for size in FEW_ROWS if size >= rows), triton.next_power_of_2(rows))
     cut = tiling or choose_tiling(block, features)
-    out = x.new_empty(rows, features // 2 if gates else features)
+    out = x.new_empty(rows, features // 2 if gated else features)
     partial = x.new_empty(cut.splits * rows * features, dtype=torch.float32) if cut.splits > 1 else out
     launch(
         linear_kernel, (triton.cdiv(features, cut.block_n), cut.splits), x, weight, weight if bias is None else bias,
         out, partial, counters(x), rows, features, width, x.stride(0),
         ROWS=block, BLOCK_N=cut.block_n, BLOCK_K=cut.block_k, SPLITS=cut.splits, STAGES=cut.stages,
-        EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None, GATED=gates,
+        EVEN_N=features % cut.block_n == 0, EVEN_K=width % cut.block_k == 0, BIAS=bias is not None, GATED=gated,
         COMPUTE=tl.float32 if _INTERPRETED else _COMPUTE[x.dtype],
         num_warps=cut.warps, num_stages=cut.stages, **follows(x.device),
     )  # fmt: skip
