@@ -12,7 +12,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import caches, models
 from benchmarks.kernels import read_ceiling
 from benchmarks.made_up import config_of
 from benchmarks.report import Report
@@ -173,7 +174,7 @@ def measure(model: DenseDecoder, dtype: str, shape: Shape, ceiling: float, devic
 
 
 def sweep(
-    models: list[str], dtypes: list[str], shape: Shape, ceiling: float, device: str, seconds: float
+    models: Sequence[str], dtypes: Sequence[str], shape: Shape, ceiling: float, device: str, seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Every row of every model and cache; none is begun when `seconds` are over."""
     begin = time.perf_counter()
@@ -202,8 +203,8 @@ def _free_memory(device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--models", default="7b,8b")
-    parser.add_argument("--dtypes", default="int8,bf16,int4")
+    parser.add_argument("--models", type=models, default="7b,8b")
+    parser.add_argument("--dtypes", type=caches, default="int8,bf16,int4", help="a K,V pair as int8/int4")
     parser.add_argument("--batches", default="32,8,128")
     parser.add_argument("--seconds", type=float, default=320, help="no model and cache is begun after this long")
     parser.add_argument("--tiny", action="store_true", help="a model that a CPU runs in seconds")
@@ -213,8 +214,8 @@ def main() -> None:
     shape = Shape((2, 4), 128, 4, 2) if tiny else Shape(tuple(map(int, options.batches.split(","))), 2048, 16, 4)
     ceiling = read_ceiling(device)
     report = Report(options.out, device, ceiling)
-    models = ["tiny"] if tiny else options.models.split(",")
-    for row in sweep(models, options.dtypes.split(","), shape, ceiling, device, options.seconds):
+    shapes = ("tiny",) if tiny else options.models
+    for row in sweep(shapes, options.dtypes, shape, ceiling, device, options.seconds):
         print(_line(row), flush=True)
         report.add(row)
     print(f"read ceiling: {ceiling / 1e9:.0f} GB/s")

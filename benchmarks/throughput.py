@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import caches, models
 from benchmarks.drive import profile, run_jobs
 from benchmarks.load import SEED, Job, at_rate, random_jobs, read_trace, that_fit
 from benchmarks.made_up import made_up_weights
@@ -64,10 +65,10 @@ def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[d
     """Every cache of every model, the weights made once; the run under way is stopped when the time is over."""
     begin = time.perf_counter()
     end, profiled = begin + given.seconds, not given.profile
-    for name in given.models.split(","):
+    for name in given.models:
         _free(device)
         weights = None
-        for dtype in given.dtypes.split(","):
+        for dtype in given.dtypes:
             at = {"model": name, "kv_cache_dtype": dtype}
             if time.perf_counter() > end:
                 yield {**at, "skipped": "out of time"}
@@ -77,7 +78,7 @@ def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[d
                 found = measure(given, name, dtype, weights, jobs, end, not profiled)
             except Exception as error:  # one that fails must not take the others with it
                 traceback.print_exc()
-                found = {"skipped": f"{type(error).__name__}: {error}"}
+                found = {"skipped": f"{type(error).__name__}: {error}", "error": True}
             profiled = profiled or "profile" in found
             yield {**at, "seconds_in": round(time.perf_counter() - begin), **found}
             _free(device)
@@ -133,8 +134,8 @@ def _jobs(given: argparse.Namespace) -> tuple[list[Job], dict[str, Any]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--models", default="7b,8b", help="of 7b, 8b, tiny")
-    parser.add_argument("--dtypes", default="bf16,int8,int4")
+    parser.add_argument("--models", type=models, default="7b,8b", help="of 7b, 8b, tiny")
+    parser.add_argument("--dtypes", type=caches, default="bf16,int8,int4", help="a K,V pair as int8/int4")
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--rate", type=float, help="requests a second, Poisson; all at once without it")
     parser.add_argument("--trace", type=Path, help="a trace with arrivals and lengths; its first --requests are taken")
@@ -152,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     given.tiny = given.tiny or not torch.cuda.is_available()
     if given.tiny:
-        given.models, given.requests, given.max_model_len = "tiny", min(given.requests, 12), 256
+        given.models, given.requests, given.max_model_len = ("tiny",), min(given.requests, 12), 256
         given.max_num_seqs, given.max_num_batched_tokens = 8, 128
         given.kv_cache_memory = given.kv_cache_memory or "512tok"
     return given
@@ -165,10 +166,12 @@ def main() -> None:
     options = {name: getattr(given, name) for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")}
     about |= {"requests": len(jobs), "input_tokens": sum(job.prompt_tokens for job in jobs),
               "output_tokens_asked": sum(job.output_tokens for job in jobs)}  # fmt: skip
-    report = Report(given.out, device, requests=about, options=options)
+    report, failed = Report(given.out, device, requests=about, options=options), False
     for found in sweep(given, jobs, device):
         print(_line(found), flush=True)
         report.add(found)
+        failed = failed or "error" in found
+    sys.exit(int(failed))
 
 
 def _line(found: dict[str, Any]) -> str:
