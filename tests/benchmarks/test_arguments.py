@@ -16,12 +16,12 @@ def test_pairs_are_written_with_a_stroke():
 
 @pytest.mark.parametrize("text", ["int9", "bf16,int8/int9", "auto:8", "int8/int4/int8"])
 def test_unknown_caches(text: str):
-    with pytest.raises(argparse.ArgumentTypeError, match="int9|auto|int8,int4,int8"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"int9|auto|int8,int4,int8"):
         caches(text)
 
 
 def test_unknown_shapes():
-    with pytest.raises(argparse.ArgumentTypeError, match="no such shape: 9b; there are 7b, 8b, tiny"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"no such shape: 9b; there are 7b, 8b, tiny"):
         models("7b,9b")
 
 
