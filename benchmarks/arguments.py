@@ -1,4 +1,4 @@
-"""What several benchmarks take on the command line."""
+"""What several benchmarks take on the command line, checked before anything is measured."""
 
 import argparse
 
@@ -6,18 +6,23 @@ from benchmarks.made_up import CONFIGS
 from octavo.base.errors import OctavoError
 from octavo.kv.plan import parse_dtype, split_dtypes
 
-__all__ = ["caches", "models"]
+__all__ = ["cache", "caches", "models"]
+
+
+def cache(text: str) -> str:
+    """A scheme, or a K,V pair: `int8` or `int8,int4`."""
+    try:
+        parse_dtype(text)
+    except OctavoError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def caches(text: str) -> tuple[str, ...]:
-    """`bf16,int8/int4` -> bf16 and int8,int4, each of them a scheme or a K,V pair."""
-    named = split_dtypes([text])
-    try:
-        for name in named:
-            parse_dtype(name)
-    except OctavoError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return named
+    """`bf16,int8/int4` -> bf16 and int8,int4: commas stand between them."""
+    if not (named := split_dtypes([text])):
+        raise argparse.ArgumentTypeError("no cache is named; write a scheme, such as int8, or several: bf16,int8/int4")
+    return tuple(map(cache, named))
 
 
 def models(text: str) -> tuple[str, ...]:

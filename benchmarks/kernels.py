@@ -25,6 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import cache
 from benchmarks.report import Report
 from octavo.kernels.attention import attend
 from octavo.kernels.rows import Rope, Rows
@@ -65,7 +66,7 @@ def attention_cases(
     contexts: Sequence[int] = (2048, 8192),
 ) -> list[Case]:  # fmt: skip
     if tiny:
-        return [Case(dtype, 2, 2, group, 128, 64) for dtype in ("bf16", "int8") for group in (1, 4)]
+        return [Case(dtype, 2, 2, group, 128, 64) for dtype in dtypes for group in (1, 4)]
     shapes = [(32, 1), (8, 4)]
     return [
         Case(dtype, batch, kv_heads, group, context)
@@ -215,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--impl", default="triton" if torch.cuda.is_available() else "reference")
-    parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8", "int8", "int8,int4", "int4"])
+    parser.add_argument("--dtypes", nargs="+", type=cache, default=["bf16", "fp8", "int8", "int8,int4", "int4"])
     parser.add_argument("--contexts", nargs="+", type=int, default=[2048, 8192])
     parser.add_argument("--tiny", action="store_true", help="shapes that a CPU runs in seconds")
     options = parser.parse_args()

@@ -14,6 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.arguments import caches
 from octavo.base.device import cpu_model, physical_cores
 from octavo.engine.llm import LLM
 from octavo.engine.sampling import SamplingParams
@@ -59,7 +62,7 @@ def _tokens(llm: LLM, count: int, seed: int) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--dtypes", default="bf16,int8,int4")
+    parser.add_argument("--dtypes", type=caches, default="bf16,int8,int4", help="a K,V pair as int8/int4")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--out", default="runs/engine.json")
@@ -67,7 +70,7 @@ def main() -> int:
     options = {"enable_prefix_caching": False, "max_num_seqs": 64, "kv_cache_memory": "36864tok"}
     first = LLM(args.model, dtype=args.dtype, **options)
     rows = []
-    for dtype in args.dtypes.split(","):
+    for dtype in args.dtypes:
         llm = first.with_cache(kv_cache_dtype=dtype)
         prefill_row(llm, 64)  # kernels load here
         measured = [prefill_row(llm, tokens) for tokens in PREFILL]

@@ -105,27 +105,32 @@ def main() -> None:
     parser.add_argument("--ceiling", type=float, default=4597, help="GB/s of a kernel that only reads")
     parser.add_argument("--share", type=float, default=0.985, help="of it that attention reaches")
     given = parser.parse_args()
-    try:
-        _report(given, json.loads(given.steps.read_text()))
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"`{given.steps}` is not what `throughput.py --steps` writes: {error!r}")
-    except CapacityError as error:
-        sys.exit(f"{error}; the set's longest have 2048 + 512")
-
-
-def _report(given: argparse.Namespace, recorded: dict[str, Any]) -> None:
-    per_token = recorded["bytes_per_token"] / (given.ceiling * given.share * 1e6)
-    costs = Costs.of(recorded["steps"], per_token)
+    costs, recorded = _read(given.steps, given.ceiling * given.share * 1e6)
     took = sum(step[3] for step in recorded["steps"]) / 1e3
     print(f"recorded: {len(recorded['steps'])} steps, {took:.2f} s")
     jobs = random_jobs(given.requests, (256, 2048), (64, 512), SEED)
     for pool in given.pool_tokens or [recorded["pool_tokens"]]:
         for budget in given.max_num_batched_tokens:
-            found = simulate(jobs, costs, pool, SchedulerLimits(given.max_num_seqs, budget, recorded["page_tokens"]))
+            limits = SchedulerLimits(given.max_num_seqs, budget, recorded["page_tokens"])
+            try:
+                found = simulate(jobs, costs, pool, limits)
+            except CapacityError as error:
+                sys.exit(f"{error}; the set's longest have 2048 + 512")
             print(
                 f"pool {pool}, {budget:5} tokens a step: {found['seconds']:.2f} s, {found['steps']} steps, "
                 f"{found['output_throughput']:.0f} output tok/s"
             )
+
+
+def _read(file: Path, bytes_per_ms: float) -> tuple[Costs, dict[str, Any]]:
+    """The costs of a recorded run, and its record."""
+    try:
+        recorded = json.loads(file.read_text())
+        for name in ("pool_tokens", "page_tokens"):
+            recorded[name] = int(recorded[name])
+        return Costs.of(recorded["steps"], recorded["bytes_per_token"] / bytes_per_ms), recorded
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        sys.exit(f"`{file}` is not what `throughput.py --steps` writes: {error!r}")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def _imports() -> None:
 def measure(folder: Path, dtype: str, options: dict[str, Any], cache: Path | None, timeout: float) -> dict[str, Any]:
     """One start in a process of its own; `cache`: where Triton keeps what it compiles."""
     environment = os.environ | ({"TRITON_CACHE_DIR": str(cache)} if cache else {})
-    command = [sys.executable, __file__, "--child", str(folder), "--dtypes", dtype, "--options", json.dumps(options)]
+    command = [sys.executable, __file__, "--child", str(folder), "--cache", dtype, "--options", json.dumps(options)]
     try:
         done = subprocess.run(
             [*command, "--born", str(time.time())], env=environment, capture_output=True, text=True, timeout=timeout
@@ -141,16 +141,23 @@ def measure(folder: Path, dtype: str, options: dict[str, Any], cache: Path | Non
     return json.loads(line.removeprefix(_MARK)) if line else {"skipped": done.stderr[-2000:]}
 
 
+def _caches(text: str) -> tuple[str, ...]:
+    from benchmarks.arguments import caches  # imports torch, which a process that is timed has yet to do
+
+    return caches(text)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="7b", help="7b, 8b or tiny")
-    parser.add_argument("--dtypes", default="int8,bf16,int4")
+    parser.add_argument("--shape", default="7b", choices=("7b", "8b", "tiny"))
+    parser.add_argument("--dtypes", type=_caches, help="int8,bf16,int4 by default; a K,V pair as int8/int4")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--folder", help="where to write the checkpoint; a temporary folder that goes without it")
     parser.add_argument("--cold-cache", action="store_true", help="compile the kernels in every start")
     parser.add_argument("--seconds", type=float, default=280, help="no start is begun after this long")
     parser.add_argument("--options", type=json.loads, default={}, help="of the engine, as JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
     parser.add_argument("--born", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -158,7 +165,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     given = _arguments()
     if given.child:
-        _start(given.child, given.dtypes, given.born, given.options)
+        _start(given.child, given.cache, given.born, given.options)
         return
     import torch
 
@@ -176,12 +183,12 @@ def main() -> None:
         }  # fmt: skip
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        for number, dtype in enumerate(f"{dtype}:{turn}" for dtype in given.dtypes.split(",") for turn in (1, 2)):
-            name, turn = dtype.split(":")
+        starts = [(name, turn) for name in given.dtypes or ("int8", "bf16", "int4") for turn in (1, 2)]
+        for number, (name, turn) in enumerate(starts):
             left = given.seconds - (time.perf_counter() - begin)
             cache = Path(home, f"triton-{number}" if given.cold_cache else "triton")
             found = measure(folder, name, given.options, cache, left) if left > 0 else {"skipped": "out of time"}
-            report["results"].append({"kv_cache_dtype": name, "start": int(turn), **found})
+            report["results"].append({"kv_cache_dtype": name, "start": turn, **found})
             print(_line(report["results"][-1]), flush=True)
             if given.out:
                 given.out.write_text(json.dumps(report, indent=1) + "\n")

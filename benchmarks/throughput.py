@@ -78,7 +78,7 @@ def sweep(given: argparse.Namespace, jobs: list[Job], device: str) -> Iterator[d
                 found = measure(given, name, dtype, weights, jobs, end, not profiled)
             except Exception as error:  # one that fails must not take the others with it
                 traceback.print_exc()
-                found = {"skipped": f"{type(error).__name__}: {error}", "error": True}
+                found = {"failure": f"{type(error).__name__}: {error}"}
             profiled = profiled or "profile" in found
             yield {**at, "seconds_in": round(time.perf_counter() - begin), **found}
             _free(device)
@@ -166,18 +166,19 @@ def main() -> None:
     options = {name: getattr(given, name) for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")}
     about |= {"requests": len(jobs), "input_tokens": sum(job.prompt_tokens for job in jobs),
               "output_tokens_asked": sum(job.output_tokens for job in jobs)}  # fmt: skip
-    report, failed = Report(given.out, device, requests=about, options=options), False
+    report = Report(given.out, device, requests=about, options=options)
+    failures = 0
     for found in sweep(given, jobs, device):
         print(_line(found), flush=True)
         report.add(found)
-        failed = failed or "error" in found
-    sys.exit(int(failed))
+        failures += "failure" in found
+    sys.exit(1 if failures else 0)
 
 
 def _line(found: dict[str, Any]) -> str:
     head = f"{found['model']:4} {found['kv_cache_dtype']:9}"
-    if "skipped" in found:
-        return f"{head} {found['skipped']}"
+    if why := found.get("skipped") or found.get("failure"):
+        return f"{head} {why}"
     stopped = f"  stopped, {found['failed']} unfinished" if found["stopped"] else ""
     busy = found.get("profile", {}).get("busy_share")
     return (

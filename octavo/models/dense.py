@@ -128,13 +128,15 @@ class DenseDecoder:
         self.head.invariant = True
 
     def try_products(self, rows: int, impl: str, head: bool) -> None:
-        """Each product of a layer once, of so many rows, and the head's if `head`; nothing comes of it."""
+        """What a layer does around its attention once, for so many rows, and the head if `head`: each product is met;
+        nothing comes of it."""
         _, attention, _, mlp = self.blocks[0]
-        for linear in (attention.qkv, *([self.head] if head else [])):
-            linear(self.embedding.new_zeros(rows, linear.in_features), impl)
-        mlp.gate_up.gated(self.embedding.new_zeros(rows, mlp.gate_up.in_features), impl)
-        for linear in (attention.out, mlp.down):
-            linear.in_parts(self.embedding.new_zeros(rows, linear.in_features), impl)
+        hidden = self.embedding.new_zeros(rows, self.embedding.shape[1])
+        attention.project(hidden, impl)
+        attention.out.in_parts(hidden.new_zeros(rows, attention.out.in_features), impl)
+        mlp(hidden, impl)
+        if head:
+            self.head(hidden, impl)
 
     def __call__(self, tokens: Tensor, step: StepContext, wanted: Tensor) -> Tensor:
         """Tokens int64 `[T]` as laid out by `step.rows` -> logits `[len(wanted), vocab]` at the wanted indices, of

@@ -20,6 +20,11 @@ def test_unknown_caches(text: str):
         caches(text)
 
 
+def test_no_cache_at_all():
+    with pytest.raises(argparse.ArgumentTypeError, match="no cache is named"):
+        caches(" ,")
+
+
 def test_unknown_shapes():
     with pytest.raises(argparse.ArgumentTypeError, match=r"no such shape: 9b; there are 7b, 8b, tiny"):
         models("7b,9b")
