@@ -212,6 +212,20 @@ def _attend_segment(
     )  # fmt: skip
 
 
+@gluon.jit
+def _rooms(
+    KEY_ROW: gl.constexpr, VALUE_ROW: gl.constexpr, COMPUTE: gl.constexpr, PAGE: gl.constexpr, PART: gl.constexpr,
+    STAGES: gl.constexpr,
+):  # fmt: skip
+    """Where pages come to: keys, values and what goes with them, the latter as pages and as planes, and keys and values
+    as parts of so many rows."""
+    keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], room_layout(KEY_ROW, PAGE, COMPUTE, False))
+    values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
+    meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    return keys, values, meta, planes, parts_of_room(keys, PART, False), parts_of_room(values, PART, True)
+
+
 @gluon.jit(do_not_specialize=["table_stride", "window", "first_sequence", "sequences"])
 def attend_staged_kernel(
     q, out, partial, stats, arrived, query_start, contexts, tables, pages, scale_log2, table_stride, window,
@@ -227,15 +241,10 @@ def attend_staged_kernel(
     blocks, programs among which all pages are dealt out: triton_staged_shares.py)."""
     blocks = gl.num_programs(0) // KV_HEADS
     group, first_row = gl.program_id(0) // blocks, gl.program_id(0) % blocks * ROWS
-    keys = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, KEY_ROW], room_layout(KEY_ROW, PAGE, COMPUTE, False))
-    values = gl.allocate_shared_memory(COMPUTE, [STAGES, PAGE, VALUE_ROW], room_layout(VALUE_ROW, PAGE, COMPUTE, True))
-    meta = gl.allocate_shared_memory(gl.float16, [STAGES, 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    planes = meta._reinterpret(gl.float16, [STAGES * 4, PAGE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    # each part waits for a barrier: a microsecond or two where programs are few, nothing where many live side by side
+    rooms = _rooms(KEY_ROW, VALUE_ROW, COMPUTE, PAGE, PAGE if SHARED else _PART, STAGES)
     if PAD > 0:  # nobody reads it: programs of this size are fewer on a multiprocessor
         pad = gl.allocate_shared_memory(gl.int8, [PAD, 1024], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    # each part waits for a barrier: a microsecond or two where programs are few, nothing where many live side by side
-    PART: gl.constexpr = PAGE if SHARED else _PART
-    rooms = (keys, values, meta, planes, parts_of_room(keys, PART, False), parts_of_room(values, PART, True))
     written = (out, partial, stats, arrived)
     pages += group * HEAD_BYTES
     if SHARED:

@@ -45,6 +45,21 @@ def choose_tiling(rows: int, features: int) -> Tiling:
     return {16: Tiling(16, 512, 1, 1, 3), 32: Tiling(64, 128, 1, 4, 3), 64: Tiling(128, 128, 1, 4, 4)}[rows]
 
 
+@triton.jit
+def _sum_of_splits(total, partial, arrived, tile, split, at, real, rows, features, SPLITS: tl.constexpr):
+    """Leave what a split has; of the programs that share a block the last to arrive adds up what all left, in order."""
+    tl.store(partial + split.to(tl.int64) * rows * features + at, total, mask=real)
+    tl.debug_barrier()
+    last = tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+    if last:
+        tl.store(arrived + tile, 0)
+        total = tl.zeros([total.shape[0], total.shape[1]], tl.float32)
+        for one in tl.static_range(SPLITS):
+            left = partial + tl.cast(one, tl.int64) * rows * features + at
+            total += tl.load(left, mask=real, other=0.0, cache_modifier=".cg")
+    return last, total
+
+
 # the number of rows changes with every step
 @triton.jit(do_not_specialize=["rows"])
 def linear_kernel(
@@ -82,15 +97,7 @@ def linear_kernel(
     at_out = m[:, None].to(tl.int64) * features + n[None, :]
     last = True
     if SPLITS > 1:
-        tl.store(partial + split.to(tl.int64) * rows * features + at_out, total, mask=real)
-        tl.debug_barrier()
-        last = tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
-        if last:
-            tl.store(arrived + tile, 0)
-            total = tl.zeros([ROWS, BLOCK_N], tl.float32)
-            for one in tl.static_range(SPLITS):
-                left = partial + tl.cast(one, tl.int64) * rows * features + at_out
-                total += tl.load(left, mask=real, other=0.0, cache_modifier=".cg")
+        last, total = _sum_of_splits(total, partial, arrived, tile, split, at_out, real, rows, features, SPLITS)
     if last:
         if BIAS:
             total += tl.load(bias + n, mask=n < features, other=0.0).to(tl.float32)[None, :]
