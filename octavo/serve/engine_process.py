@@ -181,7 +181,8 @@ class _Forward(logging.Handler):
 def main(path: str) -> None:
     """Connect, load, serve until the front is gone."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # either may reach the whole group; the front decides
+        signal.signal(number, signal.SIG_IGN)
     link = socket.socket(socket.AF_UNIX)
     link.connect(path)
     read: queue.SimpleQueue[FromFront] = queue.SimpleQueue()

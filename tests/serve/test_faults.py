@@ -489,6 +489,17 @@ def test_signals_while_the_model_loads(tmp_path: Path):
     assert time.monotonic() - begin < 6 and "Traceback" not in tmp_path.joinpath("polite").read_text()
 
 
+def test_a_signal_to_the_whole_group_is_the_fronts(strict: Server):
+    """A supervisor may signal every process: what the engine has under way ends as the front says."""
+    engine = child(strict)
+    stream = Stream(strict, 40)
+    strict.until(lambda live: live["running"] == 1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(engine, number)
+    assert stream.gap() > 0
+    assert child(strict) == engine and strict.get("/health")[0] == 200
+
+
 @pytest.mark.slow
 def test_a_killed_front_takes_a_stopped_engine_along(tmp_path: Path):
     running = start(tmp_path / "log")
